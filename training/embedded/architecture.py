@@ -34,7 +34,7 @@ class EmbeddedSize:
 
 SIZES = {
     "tiny-64": EmbeddedSize(64, 8, (8, 16, 32, 32), (32, 64), 1, 32),
-    "faces-64": EmbeddedSize(64, 16, (16, 32, 64, 128), (128, 256), 1, 128),
+    "faces-64": EmbeddedSize(64, 16, (16, 32, 64, 128), (96, 192), 1, 128),
     "faces-128": EmbeddedSize(128, 16, (64, 128, 256, 256), (192, 384), 2, 256),
 }
 
@@ -143,6 +143,7 @@ def build_noise_scheduler(prediction_type: PredictionType) -> Any:
         beta_schedule="scaled_linear",
         prediction_type=prediction_type,
         clip_sample=False,
+        steps_offset=1,
     )
 
 
