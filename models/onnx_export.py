@@ -1,0 +1,95 @@
+"""Exports a defender to ONNX and checks the file against the network it came from.
+
+The file has inputs `image` (N, 3, S, S) float32 in [-1, 1] and `budget_levels` (N,) float32, and one output
+`perturbation` (N, 3, S, S) float32 in 8-bit levels. Weights are inside the file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from models.defender import Defender, fold
+
+OPSET = 20
+FLOAT_TOLERANCE = 1e-4  # of the budget
+INT8_TOLERANCE = 0.02  # mean error, of the budget
+
+
+@dataclass(frozen=True)
+class ExportCheck:
+    """How far an exported file is from its network, as shares of the budget, over a seeded batch."""
+
+    mean_error: float
+    max_error: float
+
+
+def export_onnx(defender: Defender, path: Path) -> ExportCheck:
+    """Folds and exports the network in float32 to `path`.
+
+    Raises:
+        ValueError: if the file's output differs from the network's by more than FLOAT_TOLERANCE of the budget.
+    """
+    size = defender.size.working_resolution
+    example = (torch.zeros(2, 3, size, size), torch.ones(2))
+    batch = torch.export.Dim("batch", min=1, max=1024)
+    torch.onnx.export(
+        fold(defender).cpu(),
+        example,
+        str(path),
+        input_names=["image", "budget_levels"],
+        output_names=["perturbation"],
+        dynamic_shapes=({0: batch}, {0: batch}),
+        opset_version=OPSET,
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+    )
+    check = compare(defender, path)
+    if not check.max_error <= FLOAT_TOLERANCE:
+        raise ValueError(f"{path}: the exported network differs from the defender by {check.max_error:.2g} of the budget")
+    return check
+
+
+def quantise_onnx(defender: Defender, source: Path, path: Path) -> ExportCheck:
+    """Writes an int8 variant of an exported file: weights per channel, activations scaled at run time.
+
+    Raises:
+        ValueError: if the mean error exceeds INT8_TOLERANCE of the budget.
+    """
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantize_dynamic(
+        source,
+        path,
+        op_types_to_quantize=["MatMul", "Gemm"],
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+        reduce_range=True,  # without VNNI, products of full-range int8 saturate their 16-bit sums
+    )
+    check = compare(defender, path)
+    if not check.mean_error <= INT8_TOLERANCE:
+        raise ValueError(f"{path}: int8 changes the perturbation by {check.mean_error:.2g} of the budget on average")
+    return check
+
+
+@torch.no_grad()
+def compare(defender: Defender, path: Path, *, photos: int = 4, seed: int = 0) -> ExportCheck:
+    """Runs the file and the network on smooth seeded images, one at a time, and compares their outputs."""
+    import onnxruntime
+
+    side = defender.size.working_resolution
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(photos, 3, 8, 8, generator=generator) * 2 - 1
+    images = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic").clamp(-1, 1)
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    errors = []
+    for image in images.split(1):
+        expected = defender(image, torch.ones(1)).numpy()
+        (got,) = session.run(["perturbation"], {"image": image.numpy(), "budget_levels": np.ones(1, np.float32)})
+        errors.append(np.abs(np.asarray(got) - expected))
+    error = np.concatenate(errors)
+    return ExportCheck(mean_error=float(error.mean()), max_error=float(error.max()))
