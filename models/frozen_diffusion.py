@@ -95,12 +95,22 @@ class FrozenDiffusion:
         Returns:
             (B, C, h, w) latents that carry the gradient of `image`.
         """
-        posterior = self.vae.encode(image.to(self.prompt_states.dtype)).latent_dist  # type: ignore[operator]
-        raw = posterior.mean
-        if generator is not None:
-            noise = torch.randn(raw.shape, generator=generator, device=generator.device).to(raw)
-            raw = raw + posterior.std * noise
-        return torch.as_tensor((raw - self.shift_factor) * self.scaling_factor)
+        posterior = self._posterior(image)
+        if generator is None:
+            return self._scale(posterior.mean)
+        noise = torch.randn(posterior.mean.shape, generator=generator, device=generator.device)
+        return self._scale(posterior.mean + posterior.std * noise.to(posterior.mean))
+
+    def encode_with(self, image: Tensor, noise: Tensor) -> Tensor:
+        """Returns the posterior sample that `noise`, (B, C, h, w) standard normal, picks; as `encode` otherwise."""
+        posterior = self._posterior(image)
+        return self._scale(posterior.mean + posterior.std * noise.to(posterior.mean))
+
+    def _posterior(self, image: Tensor) -> Any:
+        return self.vae.encode(image.to(self.prompt_states.dtype)).latent_dist  # type: ignore[operator]
+
+    def _scale(self, latents: Tensor) -> Tensor:
+        return (latents - self.shift_factor) * self.scaling_factor
 
     def predict_noise(self, noisy: Tensor, timesteps: Tensor) -> Tensor:
         """Returns eps_theta(z_t, t, prompt), (B, C, h, w); v-predictions are converted."""

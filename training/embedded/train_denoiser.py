@@ -4,6 +4,8 @@
 
 The latents of every photo are computed once. `--init PIPELINE` continues from a saved pipeline; with
 `--freeze-text` the text encoder stays as it is there, so that several denoisers can share it.
+
+B batch, C latent channels, h and w latent sides, L prompt length, E text width.
 """
 
 from __future__ import annotations
@@ -12,13 +14,18 @@ import argparse
 import copy
 import json
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
+from training.batches import pixels_to_signed
 from training.embedded.architecture import (
     PROMPT_LENGTH,
     SIZES,
@@ -28,51 +35,126 @@ from training.embedded.architecture import (
     build_tokenizer,
     save_pipeline,
 )
-from training.embedded.faces import load_faces
+from training.embedded.faces import CaptionedFaces, load_faces
 
 CAPTION_DROPOUT = 0.15
 EMA_DECAY = 0.999
-HELD_OUT = 512
+HELD_OUT = 256
+Log = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class TextToImage:
+    """The parts that a denoiser's training touches.
+
+    Attributes:
+        vae: frozen autoencoder.
+        unet: the denoiser.
+        text_encoder: trained with it, or frozen.
+        tokenizer: turns captions into token ids.
+        scheduler: the noise schedule and the prediction type.
+    """
+
+    vae: Any
+    unet: Any
+    text_encoder: Any
+    tokenizer: Any
+    scheduler: Any
+
+    def save(self, folder: Path) -> None:
+        """Writes the pipeline folder in float16."""
+        halves = {name: copy.deepcopy(getattr(self, name)).half() for name in ("vae", "unet", "text_encoder")}
+        save_pipeline(folder, **halves, tokenizer=self.tokenizer, scheduler=self.scheduler)
 
 
 @torch.no_grad()
-def encode_latents(vae: Any, pixels: np.ndarray) -> torch.Tensor:
-    """Returns scaled latent means of (N, H, W, 3) uint8 photos and of their mirror images, (2, N, C, h, w)."""
+def encode_latents(vae: Any, pixels: NDArray[np.uint8]) -> Tensor:
+    """Returns scaled latent means of (N, H, W, 3) photos and of their mirror images, (2, N, C, h, w)."""
     sides = []
-    for flipped in (False, True):
+    for mirrored in (False, True):
         parts = []
         for start in range(0, len(pixels), 64):
             chosen = pixels[start : start + 64]
-            chosen = chosen[:, :, ::-1] if flipped else chosen
-            photos = torch.from_numpy(chosen.transpose(0, 3, 1, 2) / np.float32(127.5) - np.float32(1.0))
+            photos = pixels_to_signed(chosen[:, :, ::-1] if mirrored else chosen)
             parts.append(vae.encode(photos).latent_dist.mean * vae.config.scaling_factor)  # (B, C, h, w)
         sides.append(torch.cat(parts))  # (N, C, h, w)
     return torch.stack(sides)  # (2, N, C, h, w)
 
 
-def tokenize(tokenizer: Any, prompts: list[str]) -> torch.Tensor:
-    """Returns (N, PROMPT_LENGTH) token ids, padded."""
+def tokenize(tokenizer: Any, prompts: list[str]) -> Tensor:
+    """Returns (N, L) token ids, padded."""
     encoded = tokenizer(prompts, padding="max_length", max_length=PROMPT_LENGTH, truncation=True, return_tensors="pt")
     return torch.as_tensor(encoded.input_ids)
 
 
-def denoising_target(scheduler: Any, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+def denoising_target(scheduler: Any, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
     """What the U-Net is asked for: the noise, or the velocity if the scheduler predicts that."""
     if scheduler.config.prediction_type == "v_prediction":
         return torch.as_tensor(scheduler.get_velocity(latents, noise, timesteps))
     return noise
 
 
+def train_denoiser(
+    model: TextToImage,
+    faces: CaptionedFaces,
+    *,
+    steps: int,
+    batch: int,
+    learning_rate: float,
+    seed: int,
+    on_step: Callable[[dict[str, Any], TextToImage], None],
+) -> TextToImage:
+    """Trains U-Net and text encoder in place and returns the model with their averaged weights.
+
+    Args:
+        model: its text encoder is trained where its parameters require gradients.
+        faces: (N, H, W, 3) photos with captions; a share of captions is dropped for classifier-free guidance.
+        steps: optimiser steps.
+        batch: photos a step.
+        learning_rate: of AdamW, after 200 steps of warm-up; it decays linearly.
+        seed: of every draw.
+        on_step: called with each step's record and the averaged model so far.
+    """
+    torch.manual_seed(seed)
+    latents = encode_latents(model.vae, faces.pixels)
+    tokens, empty = tokenize(model.tokenizer, faces.captions), tokenize(model.tokenizer, [""])[0]
+    modules = nn.ModuleList([model.unet, model.text_encoder])
+    average = copy.deepcopy(modules).requires_grad_(False)
+    averaged = TextToImage(model.vae, average[0], average[1], model.tokenizer, model.scheduler)
+    trainable = [parameter for parameter in modules.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.AdamW(trainable, lr=learning_rate, weight_decay=1e-2)
+    mean_loss = 0.0
+    for step in range(steps):
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate * min(1.0, (step + 1) / 200) * max(0.05, 1 - step / steps)
+        index = torch.randint(0, latents.shape[1], (batch,))
+        z = latents[torch.randint(0, 2, (batch,)), index]  # (B, C, h, w)
+        ids = torch.where(torch.rand(batch, 1) < CAPTION_DROPOUT, empty, tokens[index])  # (B, L)
+        noise, timesteps = torch.randn_like(z), torch.randint(0, model.scheduler.config.num_train_timesteps, (batch,))
+        noisy = model.scheduler.add_noise(z, noise, timesteps)  # (B, C, h, w)
+        states = model.text_encoder(ids).last_hidden_state  # (B, L, E)
+        prediction = model.unet(noisy, timesteps, encoder_hidden_states=states).sample  # (B, C, h, w)
+        loss = F.mse_loss(prediction, denoising_target(model.scheduler, z, noise, timesteps))
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(trainable, 1.0)
+        optimiser.step()
+        _update_average(average, modules, step)
+        mean_loss = loss.item() if step == 0 else 0.99 * mean_loss + 0.01 * loss.item()
+        on_step({"step": step + 1, "steps": steps, "loss": mean_loss}, averaged)
+    return averaged
+
+
 @torch.no_grad()
-def update_average(average: torch.nn.Module, current: torch.nn.Module, step: int) -> None:
-    """Moves the exponential moving average towards the current weights; short at first, then EMA_DECAY."""
+def _update_average(average: nn.Module, current: nn.Module, step: int) -> None:
+    """Moves the moving average towards the current weights; it is short at first, then EMA_DECAY."""
     decay = min(EMA_DECAY, (1 + step) / (10 + step))
     for mean, value in zip(average.parameters(), current.parameters(), strict=True):
         mean.lerp_(value, 1 - decay)
 
 
 def main() -> None:
-    """Trains and saves the pipeline every 1,000 steps; progress goes to `log.jsonl`."""
+    """Trains and saves the pipeline every 500 steps; progress goes to `log.jsonl`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", nargs="+", type=Path, required=True)
     parser.add_argument("--vae", type=Path, required=True)
@@ -81,80 +163,55 @@ def main() -> None:
     parser.add_argument("--freeze-text", action="store_true")
     parser.add_argument("--prediction-type", choices=("epsilon", "v_prediction"), default="epsilon")
     parser.add_argument("--size", choices=sorted(SIZES), default="faces-64")
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--lr", type=float, default=4e-4)
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--learning-rate", type=float, default=4e-4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
-    from diffusers import AutoencoderKL
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextModel
 
     size = SIZES[options.size]
     faces = load_faces(options.photos, size.image_size)
-    vae = AutoencoderKL.from_pretrained(options.vae).eval().requires_grad_(False)
+    order = np.random.default_rng(0).permutation(len(faces.pixels))[HELD_OUT:]
     tokenizer = build_tokenizer(options.out / "tokenizer")
     if options.init:
-        from diffusers import UNet2DConditionModel
-        from transformers import CLIPTextModel
-
         unet = UNet2DConditionModel.from_pretrained(options.init, subfolder="unet", torch_dtype=torch.float32)
         text_encoder = CLIPTextModel.from_pretrained(options.init / "text_encoder", dtype=torch.float32)
     else:
         unet, text_encoder = build_denoiser(size), build_text_encoder(size, tokenizer)
-    unet.train()
-    text_encoder.train().requires_grad_(not options.freeze_text)
-    scheduler = build_noise_scheduler(options.prediction_type)
-
-    order = np.random.default_rng(0).permutation(len(faces.pixels))
-    latents = encode_latents(vae, faces.pixels[order])
-    tokens = tokenize(tokenizer, [faces.captions[i] for i in order])
-    empty = tokenize(tokenizer, [""])[0]
-    print({"latents": tuple(latents.shape), "std": round(latents.std().item(), 3)}, flush=True)
-
-    modules = torch.nn.ModuleList([unet, text_encoder])
-    average = copy.deepcopy(modules).requires_grad_(False)
-    trainable = [p for p in modules.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(trainable, lr=options.lr, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: min(1.0, (step + 1) / 200) * max(0.05, 1 - step / options.steps)
+    model = TextToImage(
+        vae=AutoencoderKL.from_pretrained(options.vae, torch_dtype=torch.float32).eval().requires_grad_(False),
+        unet=unet.train(),
+        text_encoder=text_encoder.train().requires_grad_(not options.freeze_text),
+        tokenizer=tokenizer,
+        scheduler=build_noise_scheduler(options.prediction_type),
     )
-    began, running = time.time(), 0.0
-    log = (options.out / "log.jsonl").open("a")
-    for step in range(options.steps):
-        index = torch.randint(HELD_OUT, latents.shape[1], (options.batch,))
-        z = latents[torch.randint(0, 2, (options.batch,)), index]  # (B, C, h, w)
-        ids = torch.where(torch.rand(options.batch, 1) < CAPTION_DROPOUT, empty, tokens[index])  # (B, PROMPT_LENGTH)
-        noise = torch.randn_like(z)
-        timesteps = torch.randint(0, scheduler.config.num_train_timesteps, (options.batch,))
-        noisy = scheduler.add_noise(z, noise, timesteps)
-        states = text_encoder(ids).last_hidden_state  # (B, PROMPT_LENGTH, text_width)
-        prediction = unet(noisy, timesteps, states).sample
-        loss = F.mse_loss(prediction, denoising_target(scheduler, z, noise, timesteps))
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trainable, 1.0)
-        optimiser.step()
-        schedule.step()
-        update_average(average, modules, step)
-        running = loss.item() if step == 0 else 0.99 * running + 0.01 * loss.item()
-        if (step + 1) % 100 == 0:
-            record = {"step": step + 1, "loss": round(running, 4), "seconds": round(time.time() - began)}
-            log.write(json.dumps(record) + "\n")
-            log.flush()
-            print(record, flush=True)
-        if (step + 1) % 500 == 0 or step + 1 == options.steps:
-            half = copy.deepcopy(average).half()
-            save_pipeline(
-                options.out,
-                vae=copy.deepcopy(vae).half(),
-                unet=half[0],
-                text_encoder=half[1],
-                tokenizer=tokenizer,
-                scheduler=scheduler,
-            )
-    log.close()
+    began = time.monotonic()
+    with (options.out / "log.jsonl").open("a", encoding="utf-8") as log:
+
+        def on_step(record: dict[str, Any], averaged: TextToImage) -> None:
+            if record["step"] % 100 == 0:
+                record |= {"seconds": round(time.monotonic() - began)}
+                log.write(json.dumps(record) + "\n")
+                log.flush()
+                print(record, flush=True)
+            if record["step"] % 500 == 0:
+                averaged.save(options.out)
+
+        averaged = train_denoiser(
+            model,
+            CaptionedFaces(faces.pixels[order], [faces.captions[i] for i in order]),
+            steps=options.steps,
+            batch=options.batch,
+            learning_rate=options.learning_rate,
+            seed=options.seed,
+            on_step=on_step,
+        )
+    averaged.save(options.out)
 
 
 if __name__ == "__main__":

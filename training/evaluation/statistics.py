@@ -1,0 +1,45 @@
+"""Paired bootstrap intervals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and its percentile bootstrap interval.
+
+    Attributes:
+        mean: of the sample.
+        low: lower end.
+        high: upper end.
+        count: size of the sample.
+    """
+
+    mean: float
+    low: float
+    high: float
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4f} [{self.low:.4f}, {self.high:.4f}]"
+
+
+def bootstrap_mean(
+    values: NDArray[np.floating], *, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> Interval:
+    """Returns the mean of (N,) values and its interval; pass differences for a paired comparison.
+
+    Raises:
+        ValueError: if there are fewer than two values.
+    """
+    if values.ndim != 1 or len(values) < 2:
+        raise ValueError(f"an interval needs at least two values, got an array of shape {values.shape}")
+    random = np.random.default_rng(seed)
+    means = np.array([values[random.integers(0, len(values), len(values))].mean() for _ in range(resamples)])
+    tail = 50 * (1 - confidence)
+    low, high = np.percentile(means, [tail, 100 - tail])
+    return Interval(float(values.mean()), float(low), float(high), len(values))

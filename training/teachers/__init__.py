@@ -1,0 +1,1 @@
+"""Optimisation-based perturbations, precomputed for a share of the photos: what the defender regresses to."""
