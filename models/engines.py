@@ -1,0 +1,89 @@
+"""Engines run a defender's network on squares; each names itself, so that receipts say what computed a perturbation.
+
+N squares, S working resolution.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Squares = npt.NDArray[np.float32]
+INPUTS, OUTPUTS = ("image", "budget_levels"), ("perturbation",)
+GPU_BATCH = 16
+
+
+class Engine(Protocol):
+    """What a protector needs of a network.
+
+    Attributes:
+        name: library, version, provider and precision, as receipts record them.
+        working_resolution: S, the side in pixels of the squares.
+    """
+
+    name: str
+    working_resolution: int
+
+    def perturb(self, squares: Squares, budget_levels: float) -> Squares:
+        """Returns (N, 3, S, S) perturbations in 8-bit levels of (N, 3, S, S) squares in [-1, 1]."""
+
+
+class OnnxEngine:
+    """Runs an exported defender with ONNX Runtime, on CUDA where the installed build offers it, else on the CPU.
+
+    A square is always computed in a batch of one fixed size, so that its result does not depend on its neighbours.
+    """
+
+    def __init__(self, model: bytes, *, threads: int = 1, providers: tuple[str, ...] | None = None) -> None:
+        """Opens a session.
+
+        Args:
+            model: the bytes of the ONNX file, weights inside.
+            threads: threads of one operator on the CPU.
+            providers: ONNX Runtime providers in order of preference; None takes CUDA if it is there, then the CPU.
+
+        Raises:
+            ValueError: if the file is not a defender as `models.onnx_export` writes it.
+        """
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        available = onnxruntime.get_available_providers()
+        wanted = providers or ("CUDAExecutionProvider", "CPUExecutionProvider")
+        try:
+            self._session: Any = onnxruntime.InferenceSession(
+                model, options, providers=[name for name in wanted if name in available]
+            )
+        except Exception as error:  # ONNX Runtime's own exceptions share no base class
+            raise ValueError(f"the defender's ONNX file cannot be opened: {str(error).splitlines()[0]}") from error
+        self.working_resolution = self._check_interface()
+        provider = self._session.get_providers()[0]
+        self._batch = GPU_BATCH if provider == "CUDAExecutionProvider" else 1
+        self.name = f"onnxruntime {onnxruntime.__version__} {provider} fp32"
+
+    def _check_interface(self) -> int:
+        inputs = {node.name: node.shape for node in self._session.get_inputs()}
+        outputs = tuple(node.name for node in self._session.get_outputs())
+        shape = inputs.get("image", [])
+        square = len(shape) == 4 and shape[1] == 3 and shape[2] == shape[3] and isinstance(shape[2], int)
+        if set(inputs) != set(INPUTS) or outputs != OUTPUTS or not square:
+            raise ValueError(
+                f"the ONNX file has inputs {inputs} and outputs {outputs}; a defender has image (N, 3, S, S), "
+                "budget_levels (N,) and perturbation: export it with `defender_onnx`"
+            )
+        return int(shape[2])
+
+    def perturb(self, squares: Squares, budget_levels: float) -> Squares:
+        """Returns (N, 3, S, S) float32 perturbations in 8-bit levels, within plus and minus the budget."""
+        budgets = np.full(self._batch, budget_levels, np.float32)
+        parts = []
+        for start in range(0, len(squares), self._batch):
+            part = squares[start : start + self._batch]
+            filled = np.concatenate([part, np.zeros((self._batch - len(part), *part.shape[1:]), np.float32)])
+            (levels,) = self._session.run(OUTPUTS, {"image": filled, "budget_levels": budgets})
+            parts.append(levels[: len(part)])
+        return np.concatenate(parts)

@@ -1,0 +1,195 @@
+"""Metadata that may go with a protected photo: everything except pictures of the unprotected original.
+
+EXIF blocks carry thumbnails (IFD1, MakerNotes), XMP packets base64 pictures, Photoshop blocks a JPEG. Each cleaner
+returns its block without them. What cannot be read cannot be cleaned and is left out: a metadata fault never loses
+a photo.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from dataclasses import dataclass, field
+
+JPEG_START = b"\xff\xd8\xff"
+PICTURE_STARTS = (JPEG_START, b"\x89PNG\r\n\x1a\n")
+
+ORIENTATION = 0x0112
+SUB_DIRECTORIES = {0x8769, 0x8825, 0xA005}  # Exif, GPS, interoperability
+VALUE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}  # by TIFF type
+
+PHOTOSHOP = b"Photoshop 3.0\x00"
+PHOTOSHOP_PICTURES = {0x0409, 0x040C, 0x0422, 0x0423}  # thumbnails; EXIF copies, which hold thumbnails of their own
+
+# A base64 picture, or any base64 run too long to be text; XMP writes line ends inside them as character references.
+_LINE_END = rb"(?:&#x?[0-9A-Fa-f]{1,4};|\s)"
+BASE64_PICTURE = re.compile(
+    rb"(?:/9j/|iVBORw0KGgo|UklGR|SUkqA|TU0AK)(?:[A-Za-z0-9+/=]|" + _LINE_END + rb"){60,}|[A-Za-z0-9+/]{1024,}={0,2}"
+)
+
+
+@dataclass(frozen=True)
+class CleanBlock:
+    """A metadata block without pictures.
+
+    Attributes:
+        data: what may be written; empty if nothing may.
+        renditions: whether a picture was removed.
+        damaged: whether a part could not be read and was left out.
+    """
+
+    data: bytes
+    renditions: bool = False
+    damaged: bool = False
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The flags a photo gets for this block."""
+        return ("renditions_removed",) * self.renditions + ("metadata_damaged",) * self.damaged
+
+
+def holds_picture(data: bytes) -> bool:
+    """Whether a JPEG or PNG begins anywhere in `data`."""
+    return any(start in data for start in PICTURE_STARTS)
+
+
+# ---------------------------------------------------------------------------------------------------------- EXIF
+
+
+@dataclass
+class _Walk:
+    """The directories of one EXIF block, and the byte ranges that they use."""
+
+    data: bytes
+    order: str
+    used: list[tuple[int, int]] = field(default_factory=list)
+    seen: set[int] = field(default_factory=set)
+    orientation: int = 1
+    renditions: bool = False
+    damaged: bool = False
+
+    def number(self, code: str, offset: int) -> int:
+        return int(struct.unpack_from(self.order + code, self.data, offset)[0])
+
+    def directory(self, offset: int) -> None:
+        """Marks a directory, its values and its sub-directories; what lies outside the block is damage."""
+        if offset in self.seen:
+            return
+        self.seen.add(offset)
+        if offset < 8 or offset + 2 > len(self.data):
+            self.damaged = True
+            return
+        count = self.number("H", offset)
+        end = offset + 2 + 12 * count
+        if end > len(self.data):
+            self.damaged = True
+            return
+        self.used.append((offset, end))
+        if end + 4 <= len(self.data) and self.number("I", end):
+            self.renditions = True  # the next directory describes the thumbnail: its pointer stays zero
+        for entry in range(offset + 2, end, 12):
+            self.entry(entry)
+
+    def entry(self, entry: int) -> None:
+        tag, kind, count = self.number("H", entry), self.number("H", entry + 2), self.number("I", entry + 4)
+        if tag in SUB_DIRECTORIES:
+            self.directory(self.number("I", entry + 8))
+            return
+        if tag == ORIENTATION and kind == 3:
+            value = self.number("H", entry + 8)
+            if 1 <= value <= 8:
+                self.orientation = value
+            else:
+                self.damaged = True
+        size = VALUE_BYTES.get(kind, 0) * count
+        if size > 4:
+            start = self.number("I", entry + 8)
+            if start + size > len(self.data):
+                self.damaged = True
+            else:
+                self.used.append((start, start + size))
+
+
+def _walk(exif: bytes) -> _Walk | None:
+    order = {b"II*\x00": "<", b"MM\x00*": ">"}.get(exif[:4])
+    if order is None or len(exif) < 8:
+        return None
+    walk = _Walk(exif, order)
+    walk.directory(walk.number("I", 4))
+    return walk
+
+
+def exif_orientation(exif: bytes) -> int:
+    """Returns the orientation, 1 to 8, of an EXIF block that begins with its TIFF header; 1 if it has none."""
+    walk = _walk(exif)
+    return walk.orientation if walk else 1
+
+
+def clean_exif(exif: bytes) -> CleanBlock:
+    """Removes every embedded picture from an EXIF block that begins with its TIFF header.
+
+    Values stay at their offsets, because MakerNotes point into the block. The pointer to IFD1 (the thumbnail) and
+    every byte that no kept directory uses become zero; a value that holds a JPEG is zero from where that begins.
+    """
+    walk = _walk(exif)
+    if walk is None or not walk.used:
+        return CleanBlock(b"", holds_picture(exif), damaged=True)
+    out = bytearray(max(end for _, end in walk.used) + 4)
+    out[:8] = exif[:8]
+    for start, end in walk.used:
+        out[start:end] = exif[start:end]
+    renditions = walk.renditions or holds_picture(exif)
+    for start, end in walk.used:
+        picture = min((at for at in (out.find(mark, start, end) for mark in PICTURE_STARTS) if at >= 0), default=end)
+        out[picture:end] = bytes(end - picture)
+    if holds_picture(bytes(out)):  # two values that overlap or touch: keep what viewers need and nothing else
+        return CleanBlock(exif_with_orientation(walk.orientation), renditions=True, damaged=True)
+    return CleanBlock(bytes(out), renditions, walk.damaged)
+
+
+def exif_with_orientation(orientation: int) -> bytes:
+    """Returns the smallest EXIF block that says how a picture is turned; nothing for orientation 1."""
+    if orientation == 1:
+        return b""
+    return b"MM\x00*" + struct.pack(">IHHHIHHI", 8, 1, ORIENTATION, 3, 1, orientation, 0, 0)
+
+
+# ----------------------------------------------------------------------------------------------- XMP, Photoshop
+
+
+def clean_text(text: bytes) -> CleanBlock:
+    """Removes base64 pictures from a text or XMP packet in an encoding that extends ASCII."""
+    cleaned = BASE64_PICTURE.sub(b"", text)
+    if holds_picture(cleaned):
+        return CleanBlock(b"", renditions=True)
+    return CleanBlock(cleaned, renditions=cleaned != text)
+
+
+def clean_xmp(packet: bytes) -> CleanBlock:
+    """Removes base64 pictures from an XMP packet, and its reference to an extended packet, which is not kept."""
+    if b"\x00" in packet.rstrip(b"\x00"):  # UTF-16 or UTF-32, which the pattern would not find pictures in
+        return CleanBlock(b"", damaged=True)
+    block = clean_text(packet)
+    return CleanBlock(re.sub(rb"\s*xmpNote:HasExtendedXMP=([\"'])[^\"']*\1", b"", block.data), block.renditions)
+
+
+def clean_photoshop(resources: bytes) -> CleanBlock:
+    """Removes thumbnails from Photoshop image resources (8BIM blocks), which also carry IPTC."""
+    kept, at, renditions = [], 0, False
+    while at + 12 <= len(resources):
+        if resources[at : at + 4] not in (b"8BIM", b"MeSa", b"AgHg", b"PHUT", b"DCSR"):
+            break
+        code = int.from_bytes(resources[at + 4 : at + 6], "big")
+        name = 1 + resources[at + 6]
+        start = at + 6 + name + name % 2
+        size = int.from_bytes(resources[start : start + 4], "big")
+        end = start + 4 + size + size % 2
+        if start + 4 + size > len(resources):
+            break
+        if code in PHOTOSHOP_PICTURES or holds_picture(resources[start + 4 : end]):
+            renditions = True
+        else:
+            kept.append(resources[at:end])
+        at = end
+    rest = resources[at:]
+    return CleanBlock(b"".join(kept), renditions or holds_picture(rest), damaged=bool(rest.strip(b"\x00")))

@@ -1,0 +1,94 @@
+"""What decides the bytes of a protected photo, beside the photo itself and the defender."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Literal
+
+from models.budget import check_budget
+
+PILLOW_BOMB_PIXELS = 89_478_485  # above it Pillow warns of a decompression bomb, above twice that it refuses
+PALETTES = ("convert", "quarantine")
+
+
+@dataclass(frozen=True)
+class ProtectionPolicy:
+    """How photos are protected; two equal policies give equal bytes.
+
+    Attributes:
+        budget_levels: largest change of a stored value, 1 to 16 of 255 levels; None: the defender's default.
+        min_survival: smallest share of the perturbation that must come through a lossy encoding, 0.1 to 1.
+        window_overlap: share of a window that its neighbour also covers, at least, 0 to 0.75.
+        max_bytes: a larger file is refused as `too_large`.
+        max_pixels: a photo with more pixels is refused as `too_many_pixels`.
+        max_side: a photo with a longer side, in pixels, is refused as `too_many_pixels`.
+        min_side: a photo with a shorter side, in pixels, is refused as `too_small`.
+        palette: "convert" writes palette pictures as true colour and flags them, "quarantine" refuses them.
+        strict_names: refuse a file whose suffix names another format than its content, instead of flagging it.
+    """
+
+    budget_levels: int | None = None
+    min_survival: float = 0.6
+    window_overlap: float = 0.25
+    max_bytes: int = 256 * 2**20
+    max_pixels: int = PILLOW_BOMB_PIXELS
+    max_side: int = 30_000
+    min_side: int = 32
+    palette: Literal["convert", "quarantine"] = "convert"
+    strict_names: bool = False
+
+    def __post_init__(self) -> None:
+        if self.budget_levels is not None:
+            check_budget(self.budget_levels)
+        _check_share("min_survival", self.min_survival, 0.1, 1.0)
+        _check_share("window_overlap", self.window_overlap, 0.0, 0.75)
+        _check_whole("max_bytes", self.max_bytes, 1, 2**31 - 1)
+        _check_whole("max_pixels", self.max_pixels, 1, 2 * PILLOW_BOMB_PIXELS)
+        _check_whole("max_side", self.max_side, 1, 65_500)
+        _check_whole("min_side", self.min_side, 1, 65_500)
+        if self.palette not in PALETTES:
+            raise ValueError(f"policy palette {self.palette!r} is not allowed: give one of {', '.join(PALETTES)}")
+        if not isinstance(self.strict_names, bool):
+            raise ValueError(f"policy strict_names {self.strict_names!r} is not allowed: give true or false")
+
+    def to_json(self) -> str:
+        """Returns the canonical JSON: every field, sorted, no spaces."""
+        values = asdict(self)
+        values["min_survival"] = float(self.min_survival)
+        values["window_overlap"] = float(self.window_overlap)
+        return json.dumps(values, sort_keys=True, separators=(",", ":"))
+
+    def digest(self) -> str:
+        """Returns the sha256 of the canonical JSON, in hexadecimal."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> ProtectionPolicy:
+        """Reads a policy file: a JSON object whose fields are all optional.
+
+        Raises:
+            ValueError: with one sentence, if it is no JSON object, a field is unknown or a value not allowed.
+        """
+        try:
+            values = json.loads(text)
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"the policy is not valid JSON ({error}): give an object such as {{}}") from error
+        if not isinstance(values, dict):
+            raise ValueError(f"the policy is a JSON {type(values).__name__}: give an object such as {{}}")
+        allowed = [field.name for field in fields(cls)]
+        unknown = sorted(set(values) - set(allowed))
+        if unknown:
+            raise ValueError(f"the policy has an unknown field {unknown[0]!r}: allowed are {', '.join(sorted(allowed))}")
+        return cls(**values)
+
+
+def _check_share(name: str, value: float, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise ValueError(f"policy {name} {value!r} is not allowed: give a number from {low:g} to {high:g}")
+
+
+def _check_whole(name: str, value: int, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ValueError(f"policy {name} {value!r} is not allowed: give a whole number from {low} to {high}")
