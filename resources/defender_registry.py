@@ -1,0 +1,250 @@
+"""Where defenders lie: those registered under RID_HOME, and those that ship with the package.
+
+`defenders/<digest>/` holds config.json, the weights and the ONNX file; `defenders/aliases.json` gives names to
+digests. A name becomes one digest when a run is planned, and workers fetch by that digest and check every file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from resources.storage import Storage
+
+DEFAULT_ALIAS = "default"
+ALIAS = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+DIGEST_PREFIX = re.compile(r"^[0-9a-f]{6,64}$")
+CONFIG = "config.json"
+
+
+class UnknownDefender(ValueError):
+    """No defender has that name; the message lists those that exist."""
+
+
+class DefenderCorrupt(ValueError):
+    """A defender's file is missing or is not what its config.json describes."""
+
+
+@dataclass(frozen=True)
+class DefenderEntry:
+    """A defender that was found.
+
+    Attributes:
+        digest: sha256 that names architecture and weights.
+        config: its config.json.
+        location: URL of its folder.
+        aliases: the names that point to it.
+    """
+
+    digest: str
+    config: dict[str, Any]
+    location: str
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Its short name."""
+        return str(self.config.get("name", self.digest[:12]))
+
+    def budget(self, wanted: int | None) -> int:
+        """Returns the budget to use, in 8-bit levels: the wanted one if it was trained for, else its default.
+
+        Raises:
+            ValueError: if the wanted budget is outside of what it was trained for.
+        """
+        span = self.config["budget"]
+        if wanted is None:
+            return int(span["default"])
+        if not span["min"] <= wanted <= span["max"]:
+            raise ValueError(
+                f"defender {self.name} was trained for budgets of {span['min']} to {span['max']} levels, not {wanted}: "
+                "choose one of those, or another defender"
+            )
+        return wanted
+
+    @property
+    def onnx_file(self) -> str:
+        """Name of its ONNX file.
+
+        Raises:
+            DefenderCorrupt: if it has none yet.
+        """
+        names = sorted(name for name in self.config["files"] if name.endswith(".onnx"))
+        if not names:
+            raise DefenderCorrupt(f"defender {self.name} has no ONNX file: materialise defender_onnx first")
+        return names[0]
+
+
+class DefenderRegistry:
+    """Finds, registers and names defenders."""
+
+    def __init__(self, home: str, shipped: Path) -> None:
+        """Opens a registry.
+
+        Args:
+            home: RID_HOME, a folder or an s3 prefix.
+            shipped: the folder that holds the shipped defenders' folders.
+        """
+        self.storage = Storage(home).child("defenders")
+        self.shipped = shipped
+
+    def list(self) -> list[DefenderEntry]:
+        """Returns every defender: registered ones first, then shipped ones that are not registered."""
+        entries = {}
+        for file in self.storage.list_files():
+            if file.path.count("/") == 1 and file.path.endswith(f"/{CONFIG}"):
+                folder = file.path.partition("/")[0]
+                config = json.loads(self.storage.read_bytes(file.path))
+                entries[config["digest"]] = DefenderEntry(config["digest"], config, self.storage.uri(folder))
+        for folder in self._shipped_folders():
+            config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+            entries.setdefault(config["digest"], DefenderEntry(config["digest"], config, str(folder)))
+        names = self.aliases()
+        return [
+            DefenderEntry(e.digest, e.config, e.location, tuple(sorted(n for n, digest in names.items() if digest == e.digest)))
+            for e in entries.values()
+        ]
+
+    def aliases(self) -> dict[str, str]:
+        """Returns digest by alias; a shipped folder's name is an alias until another defender takes it."""
+        shipped = {f.name: json.loads((f / CONFIG).read_text(encoding="utf-8"))["digest"] for f in self._shipped_folders()}
+        return {**shipped, **self._recorded_aliases()}
+
+    def resolve(self, name: str) -> DefenderEntry:
+        """Finds a defender by alias, by at least six digits of its digest, or by the path of its folder.
+
+        Raises:
+            UnknownDefender: if there is none, or several.
+        """
+        entries = {entry.digest: entry for entry in self.list()}
+        alias = self.aliases().get(name)
+        if alias is not None:
+            if alias not in entries:
+                raise UnknownDefender(f"alias {name!r} points to defender {alias[:12]}, which is gone: promote another one")
+            return entries[alias]
+        if DIGEST_PREFIX.match(name):
+            found = [entry for digest, entry in entries.items() if digest.startswith(name)]
+            if len(found) == 1:
+                return found[0]
+            if found:
+                raise UnknownDefender(f"{name!r} begins {len(found)} digests: give more digits")
+        folder = Path(name).expanduser()
+        if (folder / CONFIG).is_file():
+            config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+            return DefenderEntry(config["digest"], config, str(folder.absolute()))
+        known = ", ".join(f"{'/'.join(e.aliases) or e.name} ({e.digest[:12]})" for e in entries.values()) or "none"
+        raise UnknownDefender(f"there is no defender {name!r}; known are: {known}")
+
+    def register(self, folder: Path) -> str:
+        """Copies a defender folder into the registry, config.json last, and returns its digest.
+
+        Raises:
+            DefenderCorrupt: if a file is not what its config.json describes.
+        """
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        check_folder(folder, config)
+        target = self.storage.child(config["digest"])
+        for name, sha in config["files"].items():
+            if target.size(name) != (folder / name).stat().st_size or not self._registered_with(target, name, sha):
+                target.write_file(name, folder / name)
+        text = (folder / CONFIG).read_bytes()
+        if not target.exists(CONFIG) or target.read_bytes(CONFIG) != text:
+            target.write_bytes(CONFIG, text)
+        return str(config["digest"])
+
+    def promote(self, name: str, alias: str = DEFAULT_ALIAS) -> DefenderEntry:
+        """Points an alias to a defender; a defender given by path is registered first.
+
+        Raises:
+            UnknownDefender: if there is no such defender.
+            ValueError: if the alias is not a name.
+        """
+        if not ALIAS.match(alias) or DIGEST_PREFIX.match(alias):
+            raise ValueError(f"alias {alias!r} is not allowed: use letters, digits, '.', '_' and '-', and no digest")
+        entry = self.resolve(name)
+        if entry.location not in {known.location for known in self.list()}:
+            self.register(Path(entry.location))
+        recorded = {**self._recorded_aliases(), alias: entry.digest}
+        self.storage.write_bytes("aliases.json", (json.dumps(recorded, indent=2, sort_keys=True) + "\n").encode())
+        return self.resolve(entry.digest)
+
+    def _recorded_aliases(self) -> dict[str, str]:
+        if not self.storage.exists("aliases.json"):
+            return {}
+        recorded: dict[str, str] = json.loads(self.storage.read_bytes("aliases.json"))
+        return recorded
+
+    def _registered_with(self, target: Storage, name: str, sha: str) -> bool:
+        if not target.exists(CONFIG):
+            return False
+        return bool(json.loads(target.read_bytes(CONFIG))["files"].get(name) == sha)
+
+    def _shipped_folders(self) -> list[Path]:
+        return sorted(file.parent for file in self.shipped.glob(f"*/{CONFIG}")) if self.shipped.is_dir() else []
+
+
+def fetch_defender(location: str, digest: str, files: dict[str, str]) -> dict[str, bytes]:
+    """Reads some of a defender's files by digest, through this machine's cache, and checks each.
+
+    Args:
+        location: URL of the defender's folder.
+        digest: the defender's.
+        files: sha256 by name.
+
+    Raises:
+        DefenderCorrupt: naming the file that is missing or changed.
+    """
+    found = {}
+    for name, sha in files.items():
+        cached = cache_folder() / digest / f"{sha}-{name}"
+        if cached.is_file():
+            data = cached.read_bytes()
+            if hashlib.sha256(data).hexdigest() == sha:
+                found[name] = data
+                continue
+        try:
+            data = Storage(location).read_bytes(name)
+        except FileNotFoundError as error:
+            raise DefenderCorrupt(f"{name} of defender {digest[:12]} is missing at {location}") from error
+        if hashlib.sha256(data).hexdigest() != sha:
+            raise DefenderCorrupt(f"{name} of defender {digest[:12]} at {location} is not the file that was registered")
+        if location.startswith("s3://"):
+            _put_in_cache(cached, data)
+        found[name] = data
+    return found
+
+
+def check_folder(folder: Path, config: dict[str, Any]) -> None:
+    """Checks every file of a local defender folder, and its digest.
+
+    Raises:
+        DefenderCorrupt: naming what does not match.
+    """
+    for name, sha in config["files"].items():
+        file = folder / name
+        if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != sha:
+            raise DefenderCorrupt(f"{file} is missing or is not the file that config.json describes")
+    weights = {name: sha for name, sha in config["files"].items() if name.startswith("weights")}
+    canonical = json.dumps({"architecture": config["architecture"], "weights": weights}, sort_keys=True, separators=(",", ":"))
+    if hashlib.sha256(canonical.encode()).hexdigest() != config["digest"]:
+        raise DefenderCorrupt(f"{folder}: the digest in config.json does not match its architecture and weights")
+
+
+def cache_folder() -> Path:
+    """RID_CACHE, or a folder in the user's cache."""
+    return Path(os.environ.get("RID_CACHE") or Path.home() / ".cache" / "rid")
+
+
+def _put_in_cache(file: Path, data: bytes) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=file.parent)
+    with os.fdopen(handle, "wb") as out:
+        out.write(data)
+    shutil.move(temporary, file)
