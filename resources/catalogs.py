@@ -102,7 +102,9 @@ def list_source(url: str) -> SourceListing:
         else:
             ignored += 1
     if photos and parquet:
-        raise ValueError(f"{url} holds {len(photos)} image files and {len(parquet)} Parquet files: give them as two drops")
+        raise ValueError(
+            f"{url} holds {len(photos)} image files and {len(parquet)} Parquet files: give them as two drops"
+        )
     if parquet:
         return _parquet_listing(source, parquet, ignored)
     return SourceListing("files", source.url, photos, ignored)
@@ -133,7 +135,9 @@ def parquet_layout(schema: pa.Schema) -> ParquetLayout:
         kind = "image"
         members = {member.name for member in schema.field("image").type}
         if "bytes" not in members:
-            raise ValueError("column 'image' is a struct without 'bytes': the Hugging Face form struct<bytes, path> is read")
+            raise ValueError(
+                "column 'image' is a struct without 'bytes': the Hugging Face form struct<bytes, path> is read"
+            )
     elif {"path", "content"} <= names:
         kind = "content"
     elif "uri" in names:
@@ -195,7 +199,9 @@ def check_row_group(parquet: pq.ParquetFile, row_group: int) -> None:
     """Raises ValueError if a row group says that it decodes to more than MAX_ROW_GROUP_BYTES."""
     stated = parquet.metadata.row_group(row_group).total_byte_size
     if stated > MAX_ROW_GROUP_BYTES:
-        raise ValueError(f"row group {row_group} decodes to {stated} bytes; {MAX_ROW_GROUP_BYTES} are allowed: write smaller ones")
+        raise ValueError(
+            f"row group {row_group} decodes to {stated} bytes; {MAX_ROW_GROUP_BYTES} are allowed: write smaller ones"
+        )
 
 
 def iter_rows(parquet: pq.ParquetFile, row_group: int, columns: list[str]) -> Iterator[pa.RecordBatch]:

@@ -127,7 +127,9 @@ class ProtectedTable:
             self._check_schema(table, schema)
             live = _live_files(table, drop)
             if basis is not None and set(live) != basis and set(live) != set(planned):
-                raise ConflictingCommit(f"another run committed drop {drop!r} with another plan: run again to plan on top of it")
+                raise ConflictingCommit(
+                    f"another run committed drop {drop!r} with another plan: run again to plan on top of it"
+                )
             basis = set(live)
             added = [file for path, file in planned.items() if path not in live]
             removed = [file for path, file in live.items() if path not in planned]
@@ -137,7 +139,7 @@ class ProtectedTable:
             actions = [
                 AddAction(f.path, f.size, {"drop": drop}, now, True, json.dumps({"numRecords": f.rows})) for f in added
             ]
-            actions += [RemoveAction(f.path, True, now, {"drop": drop}, f.size) for f in removed]
+            actions += [RemoveAction(f.path, True, now, f.size, {"drop": drop}) for f in removed]
             # The number makes a second writer fail who starts from the same snapshot, even on a drop's first commit;
             # other drops are not blocked.
             transaction = Transaction(f"drop:{drop}", (table.transaction_version(f"drop:{drop}") or 0) + 1)
@@ -154,7 +156,9 @@ class ProtectedTable:
                 )
             except CommitFailedError as error:
                 if attempt + 1 == ATTEMPTS:
-                    raise ConflictingCommit(f"drop {drop!r} could not be committed after {ATTEMPTS} attempts") from error
+                    raise ConflictingCommit(
+                        f"drop {drop!r} could not be committed after {ATTEMPTS} attempts"
+                    ) from error
                 time.sleep(0.05 * 2**attempt * random.uniform(0.5, 1.5))
                 continue
             self._check_rows(drop, planned)
@@ -214,7 +218,9 @@ class ProtectedTable:
         live = self.live_files(drop)
         rows, expected = sum(f.rows for f in live.values()), sum(f.rows for f in planned.values())
         if set(live) != set(planned) or rows != expected:
-            raise ConflictingCommit(f"drop {drop!r} has {rows} rows after its commit where {expected} were planned: run again")
+            raise ConflictingCommit(
+                f"drop {drop!r} has {rows} rows after its commit where {expected} were planned: run again"
+            )
 
     def _open(self) -> Any:
         from deltalake import DeltaTable
@@ -252,7 +258,8 @@ def conform(table: pa.Table, schema: pa.Schema, drop: str) -> pa.Table:
 def _live_files(table: Any, drop: str) -> dict[str, ShardFile]:
     actions = pa.table(table.get_add_actions(flatten=True))
     rows = zip(
-        *(actions.column(name).to_pylist() for name in ("path", "size_bytes", "num_records", "partition.drop")), strict=True
+        *(actions.column(name).to_pylist() for name in ("path", "size_bytes", "num_records", "partition.drop")),
+        strict=True,
     )
     return {path: ShardFile(path, size, count) for path, size, count, owner in rows if owner == drop}
 

@@ -17,7 +17,9 @@ class DaskCluster(ConfigurableResource):  # type: ignore[type-arg]
     scheduler: str | None = Field(
         default=None, description="Address of a Dask scheduler, such as tls://host:8786; empty starts workers here."
     )
-    n_workers: int | None = Field(default=None, description="Embedded worker processes; empty is one a core, 0 this process.")
+    n_workers: int | None = Field(
+        default=None, description="Embedded worker processes; empty is one a core, 0 this process."
+    )
     allow_insecure: bool = Field(
         default=False, description="Accept a scheduler on another machine without TLS: whoever reaches it can run code."
     )

@@ -122,7 +122,12 @@ def is_transient(error: BaseException) -> bool:
         return bool(error.transient)  # type: ignore[attr-defined]
     if isinstance(error, OSError):
         return not isinstance(error, PERMANENT) and error.errno not in PERMANENT_ERRNO
-    return type(error).__name__ in {"CommClosedError", "FutureCancelledError", "CancelledError", "EndpointConnectionError"}
+    return type(error).__name__ in {
+        "CommClosedError",
+        "FutureCancelledError",
+        "CancelledError",
+        "EndpointConnectionError",
+    }
 
 
 class Workers:
@@ -141,14 +146,22 @@ class Workers:
     def __enter__(self) -> Workers:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for resource in (self._client, self._cluster):
             if resource is not None:
                 resource.close(timeout=5)
         self._client = self._cluster = None
 
     def run(
-        self, function: Callable[[TaskT], ResultT], tasks: Iterable[TaskT], *, prefix: str, expected: int, gpu: bool = False
+        self,
+        function: Callable[[TaskT], ResultT],
+        tasks: Iterable[TaskT],
+        *,
+        prefix: str,
+        expected: int,
+        gpu: bool = False,
     ) -> Iterator[Completed[TaskT, ResultT]]:
         """Yields each task as it completes, in any order.
 
@@ -234,7 +247,9 @@ def _gpu_cluster() -> Any:
         return None
     from dask_cuda import LocalCUDACluster  # type: ignore[import-not-found,unused-ignore]
 
-    cluster = LocalCUDACluster(host="127.0.0.1", dashboard_address=None, resources={"GPU": 1}, silence_logs=logging.CRITICAL)
+    cluster = LocalCUDACluster(
+        host="127.0.0.1", dashboard_address=None, resources={"GPU": 1}, silence_logs=logging.CRITICAL
+    )
     cluster.cuda = True
     return cluster
 
@@ -245,9 +260,7 @@ def has_gpu_workers(client: Any) -> bool:
     return any(worker.get("resources", {}).get("GPU", 0) >= 1 for worker in workers)
 
 
-def _run_here(
-    function: Callable[[TaskT], ResultT], tasks: Iterable[TaskT]
-) -> Iterator[Completed[TaskT, ResultT]]:
+def _run_here(function: Callable[[TaskT], ResultT], tasks: Iterable[TaskT]) -> Iterator[Completed[TaskT, ResultT]]:
     for task in tasks:
         for attempt in itertools.count():
             try:

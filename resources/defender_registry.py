@@ -108,13 +108,17 @@ class DefenderRegistry:
             entries.setdefault(config["digest"], DefenderEntry(config["digest"], config, str(folder)))
         names = self.aliases()
         return [
-            DefenderEntry(e.digest, e.config, e.location, tuple(sorted(n for n, digest in names.items() if digest == e.digest)))
+            DefenderEntry(
+                e.digest, e.config, e.location, tuple(sorted(n for n, digest in names.items() if digest == e.digest))
+            )
             for e in entries.values()
         ]
 
     def aliases(self) -> dict[str, str]:
         """Returns digest by alias; a shipped folder's name is an alias until another defender takes it."""
-        shipped = {f.name: json.loads((f / CONFIG).read_text(encoding="utf-8"))["digest"] for f in self._shipped_folders()}
+        shipped = {
+            f.name: json.loads((f / CONFIG).read_text(encoding="utf-8"))["digest"] for f in self._shipped_folders()
+        }
         return {**shipped, **self._recorded_aliases()}
 
     def resolve(self, name: str) -> DefenderEntry:
@@ -127,7 +131,9 @@ class DefenderRegistry:
         alias = self.aliases().get(name)
         if alias is not None:
             if alias not in entries:
-                raise UnknownDefender(f"alias {name!r} points to defender {alias[:12]}, which is gone: promote another one")
+                raise UnknownDefender(
+                    f"alias {name!r} points to defender {alias[:12]}, which is gone: promote another one"
+                )
             return entries[alias]
         if DIGEST_PREFIX.match(name):
             found = [entry for digest, entry in entries.items() if digest.startswith(name)]
@@ -232,7 +238,9 @@ def check_folder(folder: Path, config: dict[str, Any]) -> None:
         if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != sha:
             raise DefenderCorrupt(f"{file} is missing or is not the file that config.json describes")
     weights = {name: sha for name, sha in config["files"].items() if name.startswith("weights")}
-    canonical = json.dumps({"architecture": config["architecture"], "weights": weights}, sort_keys=True, separators=(",", ":"))
+    canonical = json.dumps(
+        {"architecture": config["architecture"], "weights": weights}, sort_keys=True, separators=(",", ":")
+    )
     if hashlib.sha256(canonical.encode()).hexdigest() != config["digest"]:
         raise DefenderCorrupt(f"{folder}: the digest in config.json does not match its architecture and weights")
 

@@ -72,7 +72,9 @@ def diffusion_sources(models: Sequence[str | dict[str, Any]], embedded: Path) ->
         source = DiffusionSource(**fields)
         looks_local = source.location.startswith(("/", ".", "~")) or source.location.count("/") != 1
         if looks_local and not (Path(source.location) / "model_index.json").is_file():
-            raise ValueError(f"the diffusion model {source.location} is no folder with a model_index.json, and no hub id")
+            raise ValueError(
+                f"the diffusion model {source.location} is no folder with a model_index.json, and no hub id"
+            )
         sources.append(source)
     return sources
 

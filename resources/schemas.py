@@ -13,7 +13,20 @@ import pyarrow as pa
 
 DROP_NAME = re.compile(r"^[A-Za-z0-9._=-]{1,120}$")
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff")
-UNSUPPORTED_SUFFIXES = (".heic", ".heif", ".avif", ".gif", ".bmp", ".jp2", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw")
+UNSUPPORTED_SUFFIXES = (
+    ".heic",
+    ".heif",
+    ".avif",
+    ".gif",
+    ".bmp",
+    ".jp2",
+    ".jxl",
+    ".dng",
+    ".cr2",
+    ".cr3",
+    ".nef",
+    ".arw",
+)
 
 
 class Status(StrEnum):

@@ -21,9 +21,27 @@ from urllib.parse import unquote, urlsplit
 Result = TypeVar("Result")
 
 WRITING = ".rid-writing"  # suffix of a local file that is not whole yet
-TRANSIENT_NAMES = ("ReadTimeout", "ConnectTimeout", "EndpointConnectionError", "ClientConnectorError", "ServerDisconnected",
-                   "IncompleteRead", "ClientPayloadError", "ConnectionClosedError", "ResponseStreamingError")
-TRANSIENT_WORDS = ("SlowDown", "503", "500", "InternalError", "RequestTimeout", "reduce your request rate", "409", "Conflict")
+TRANSIENT_NAMES = (
+    "ReadTimeout",
+    "ConnectTimeout",
+    "EndpointConnectionError",
+    "ClientConnectorError",
+    "ServerDisconnected",
+    "IncompleteRead",
+    "ClientPayloadError",
+    "ConnectionClosedError",
+    "ResponseStreamingError",
+)
+TRANSIENT_WORDS = (
+    "SlowDown",
+    "503",
+    "500",
+    "InternalError",
+    "RequestTimeout",
+    "reduce your request rate",
+    "409",
+    "Conflict",
+)
 ATTEMPTS = 5
 FIRST_DELAY = 0.2  # seconds
 

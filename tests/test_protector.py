@@ -26,7 +26,9 @@ LOSSLESS = {
     "png alpha": encoded(Image.merge("RGBA", (*photograph().split(), photograph(seed=1).convert("L"))), "PNG"),
     "png grey alpha": encoded(photograph().convert("LA"), "PNG"),
     "webp": encoded(photograph(), "WEBP", lossless=True),
-    "webp alpha": encoded(Image.merge("RGBA", (*photograph().split(), photograph(seed=1).convert("L"))), "WEBP", lossless=True, exact=True),
+    "webp alpha": encoded(
+        Image.merge("RGBA", (*photograph().split(), photograph(seed=1).convert("L"))), "WEBP", lossless=True, exact=True
+    ),
     "tiff": encoded(photograph(), "TIFF"),
     "tiff lzw grey": encoded(photograph().convert("L"), "TIFF", compression="tiff_lzw"),
     "wide": encoded(photograph(900, 100), "PNG"),
@@ -93,7 +95,9 @@ def test_a_jpeg_keeps_its_protection_or_is_raised_or_refused(protector: Protecto
     assert fine.survival_gain > 0.8 and "quality_raised" not in fine.flags
     coarse = protector.protect(encoded(photograph(), quality=20))
     assert coarse.survival_gain >= 0.6
-    assert any(flag.startswith("size_ratio:") for flag in coarse.flags) == ("chroma_raised" in coarse.flags or "quality_raised" in coarse.flags)
+    assert any(flag.startswith("size_ratio:") for flag in coarse.flags) == (
+        "chroma_raised" in coarse.flags or "quality_raised" in coarse.flags
+    )
 
 
 def test_a_defender_that_does_nothing_is_an_error(protector: Protector) -> None:
@@ -165,7 +169,17 @@ def test_metadata_travels_and_thumbnails_do_not(protector: Protector) -> None:
     icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     thumbnail = encoded(photograph(100, 80))
     data = encoded(photograph(), exif=exif, icc_profile=icc, dpi=(300, 300), comment=b"a comment", progressive=True)
-    data = data[:2] + b"\xff\xed" + (2 + len(b"Photoshop 3.0\x008BIM\x04\x0c\x00\x00" + len(thumbnail).to_bytes(4, "big") + thumbnail)).to_bytes(2, "big") + b"Photoshop 3.0\x008BIM\x04\x0c\x00\x00" + len(thumbnail).to_bytes(4, "big") + thumbnail + data[2:]
+    data = (
+        data[:2]
+        + b"\xff\xed"
+        + (2 + len(b"Photoshop 3.0\x008BIM\x04\x0c\x00\x00" + len(thumbnail).to_bytes(4, "big") + thumbnail)).to_bytes(
+            2, "big"
+        )
+        + b"Photoshop 3.0\x008BIM\x04\x0c\x00\x00"
+        + len(thumbnail).to_bytes(4, "big")
+        + thumbnail
+        + data[2:]
+    )
     result = protector.protect(data + thumbnail)
     with Image.open(io.BytesIO(result.data)) as after:
         assert after.info["icc_profile"] == icc

