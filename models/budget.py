@@ -27,5 +27,7 @@ def check_budget(levels: int) -> int:
         ValueError: if it is not a whole number from 1 to 16.
     """
     if isinstance(levels, bool) or not isinstance(levels, int) or not 1 <= levels <= MAX_LEVELS:
-        raise ValueError(f"budget {levels!r} is not allowed: give a whole number of 8-bit levels from 1 to {MAX_LEVELS}")
+        raise ValueError(
+            f"budget {levels!r} is not allowed: give a whole number of 8-bit levels from 1 to {MAX_LEVELS}"
+        )
     return levels

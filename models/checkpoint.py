@@ -66,9 +66,16 @@ def save_defender(folder: Path, defender: Defender, card: DefenderCard, *, preci
         precision: the stored type; the network that is read back has these rounded weights in float32.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.detach().cpu().to(getattr(torch, precision)).contiguous() for name, tensor in defender.state_dict().items()}
+    state = {
+        name: tensor.detach().cpu().to(getattr(torch, precision)).contiguous()
+        for name, tensor in defender.state_dict().items()
+    }
     shards = _shards(state)
-    names = [f"weights-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))] if len(shards) > 1 else ["weights.safetensors"]
+    names = (
+        [f"weights-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+        if len(shards) > 1
+        else ["weights.safetensors"]
+    )
     for name, shard in zip(names, shards, strict=True):
         save_file(shard, folder / name)
     files = {name: file_sha256(folder / name) for name in names}
@@ -103,7 +110,9 @@ def load_defender(folder: Path) -> tuple[Defender, dict[str, Any]]:
     state: dict[str, torch.Tensor] = {}
     for name, sha in weights.items():
         if not (folder / name).is_file() or file_sha256(folder / name) != sha:
-            raise ValueError(f"{folder / name} is missing or is not the file that config.json describes; fetch the defender again")
+            raise ValueError(
+                f"{folder / name} is missing or is not the file that config.json describes; fetch the defender again"
+            )
         state.update(load_file(folder / name))
     size = DefenderSize.from_json(config["architecture"])
     if defender_digest(size.to_json(), weights) != config["digest"]:

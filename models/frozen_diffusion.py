@@ -159,7 +159,9 @@ def load_frozen_diffusion(
         raise ValueError(f"the diffusion model {location} could not be loaded: {first_line}") from error
     prediction_type = scheduler.config.prediction_type
     if prediction_type not in ("epsilon", "v_prediction"):
-        raise ValueError(f"the diffusion model {location} predicts {prediction_type!r}; epsilon and v_prediction are supported")
+        raise ValueError(
+            f"the diffusion model {location} predicts {prediction_type!r}; epsilon and v_prediction are supported"
+        )
     if unet.config.in_channels != vae.config.latent_channels:
         raise ValueError(
             f"the diffusion model {location} takes {unet.config.in_channels} channels where its autoencoder gives "

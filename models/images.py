@@ -56,11 +56,19 @@ def read_header(data: bytes, policy: ProtectionPolicy, name: str = "") -> PhotoH
     if kind is None:
         raise PhotoRefused("unsupported_format", "the content is not JPEG, PNG, WebP or TIFF")
     header: PhotoHeader = CODECS[kind].read_header(data)
-    pixels, longest, shortest = header.width * header.height, max(header.width, header.height), min(header.width, header.height)
+    pixels, longest, shortest = (
+        header.width * header.height,
+        max(header.width, header.height),
+        min(header.width, header.height),
+    )
     if pixels > policy.max_pixels or longest > policy.max_side:
-        raise PhotoRefused("too_many_pixels", f"{header.width} x {header.height} pixels are more than the policy allows")
+        raise PhotoRefused(
+            "too_many_pixels", f"{header.width} x {header.height} pixels are more than the policy allows"
+        )
     if shortest < policy.min_side:
-        raise PhotoRefused("too_small", f"{header.width} x {header.height}: the policy asks for {policy.min_side} a side")
+        raise PhotoRefused(
+            "too_small", f"{header.width} x {header.height}: the policy asks for {policy.min_side} a side"
+        )
     if header.mode == "P" and policy.palette == "quarantine":
         raise PhotoRefused("unsupported_mode", "a palette picture, which the policy quarantines")
     suffix = PurePosixPath(name).suffix.lower()

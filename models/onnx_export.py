@@ -50,7 +50,9 @@ def export_onnx(defender: Defender, path: Path) -> ExportCheck:
     )
     check = compare(defender, path)
     if not check.max_error <= FLOAT_TOLERANCE:
-        raise ValueError(f"{path}: the exported network differs from the defender by {check.max_error:.2g} of the budget")
+        raise ValueError(
+            f"{path}: the exported network differs from the defender by {check.max_error:.2g} of the budget"
+        )
     return check
 
 

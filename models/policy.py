@@ -27,6 +27,9 @@ class ProtectionPolicy:
         min_side: a photo with a shorter side, in pixels, is refused as `too_small`.
         palette: "convert" writes palette pictures as true colour and flags them, "quarantine" refuses them.
         strict_names: refuse a file whose suffix names another format than its content, instead of flagging it.
+        max_quarantined_share: failure budget: a run stops when a larger share of its photos is quarantined, once
+            there are `max_quarantined` of them; it decides no bytes and is not part of the digest.
+        max_quarantined: quarantined photos that never stop a run.
     """
 
     budget_levels: int | None = None
@@ -38,6 +41,8 @@ class ProtectionPolicy:
     min_side: int = 32
     palette: Literal["convert", "quarantine"] = "convert"
     strict_names: bool = False
+    max_quarantined_share: float = 0.25
+    max_quarantined: int = 50
 
     def __post_init__(self) -> None:
         if self.budget_levels is not None:
@@ -48,6 +53,8 @@ class ProtectionPolicy:
         _check_whole("max_pixels", self.max_pixels, 1, 2 * PILLOW_BOMB_PIXELS)
         _check_whole("max_side", self.max_side, 1, 65_500)
         _check_whole("min_side", self.min_side, 1, 65_500)
+        _check_share("max_quarantined_share", self.max_quarantined_share, 0.0, 1.0)
+        _check_whole("max_quarantined", self.max_quarantined, 0, 10**9)
         if self.palette not in PALETTES:
             raise ValueError(f"policy palette {self.palette!r} is not allowed: give one of {', '.join(PALETTES)}")
         if not isinstance(self.strict_names, bool):
@@ -58,11 +65,15 @@ class ProtectionPolicy:
         values = asdict(self)
         values["min_survival"] = float(self.min_survival)
         values["window_overlap"] = float(self.window_overlap)
+        values["max_quarantined_share"] = float(self.max_quarantined_share)
         return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
     def digest(self) -> str:
-        """Returns the sha256 of the canonical JSON, in hexadecimal."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
+        """Returns the sha256 of the canonical JSON of what decides bytes, in hexadecimal."""
+        values = json.loads(self.to_json())
+        for name in ("max_quarantined_share", "max_quarantined"):
+            del values[name]
+        return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     @classmethod
     def from_json(cls, text: str | bytes) -> ProtectionPolicy:
@@ -80,7 +91,9 @@ class ProtectionPolicy:
         allowed = [field.name for field in fields(cls)]
         unknown = sorted(set(values) - set(allowed))
         if unknown:
-            raise ValueError(f"the policy has an unknown field {unknown[0]!r}: allowed are {', '.join(sorted(allowed))}")
+            raise ValueError(
+                f"the policy has an unknown field {unknown[0]!r}: allowed are {', '.join(sorted(allowed))}"
+            )
         return cls(**values)
 
 

@@ -125,7 +125,9 @@ class Protector:
         after: Pixels = cv2.add(before, wanted, dtype=cv2.CV_8U)  # saturates
         moved = cv2.subtract(after, before, dtype=cv2.CV_8S)
         if not moved.any():
-            raise PhotoRefused("protection_lost_in_encoding", "no pixel can move: the perturbation rounds to nothing here")
+            raise PhotoRefused(
+                "protection_lost_in_encoding", "no pixel can move: the perturbation rounds to nothing here"
+            )
         protected = with_colour(photo.pixels, after)
         written = self._encode(photo, before, protected, moved)
         linf = int(np.abs(moved).max())
@@ -177,7 +179,9 @@ class Protector:
     def _check_budget(self, written: _Written, before: Pixels, protected: Pixels) -> None:
         worst = int(cv2.absdiff(written.colour, before).max())
         if worst > self.budget_levels or not np.array_equal(written.colour, colour_planes(protected)):
-            raise BudgetBroken(f"a lossless file differs by {worst} levels from its original; {self.budget_levels} are allowed")
+            raise BudgetBroken(
+                f"a lossless file differs by {worst} levels from its original; {self.budget_levels} are allowed"
+            )
 
 
 def colour_planes(pixels: Pixels) -> Pixels:

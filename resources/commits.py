@@ -183,6 +183,12 @@ class ProtectedTable:
             parts.append(conform(part, wanted, drop))
         return pa.concat_tables(parts) if parts else wanted.empty_table()
 
+    def read_shard(self, path: str, columns: Sequence[str]) -> list[tuple[Any, ...]]:
+        """Returns some columns of one shard file, as one tuple a row."""
+        with self.storage.open(path) as file:
+            rows = pq.ParquetFile(file, page_checksum_verification=True).read(columns=list(columns), use_threads=False)
+        return list(zip(*(rows.column(name).to_pylist() for name in columns), strict=True))
+
     def _create(self, schema: pa.Schema) -> None:
         from deltalake import DeltaTable
 

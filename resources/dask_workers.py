@@ -284,7 +284,6 @@ def run_bounded(
     retries: int = RETRIES,
 ) -> Iterator[Completed[TaskT, ResultT]]:
     """Keeps at most `window` tasks on the cluster and yields them as they complete; see `Workers.run`."""
-    from distributed import wait
     from distributed.scheduler import KilledWorker
 
     iterator = iter(tasks)
@@ -309,7 +308,7 @@ def run_bounded(
     try:
         fill()
         while running or delayed:
-            for future in _finished(wait, list(running), delayed):
+            for future in _finished(client, list(running), delayed):
                 task, attempt = running.pop(future)
                 error = None if future.status == "finished" else _error_of(future)
                 if error is None:
@@ -326,14 +325,17 @@ def run_bounded(
             client.cancel(list(running), force=True)
 
 
-def _finished(wait: Any, futures: list[Any], delayed: list[tuple[float, int, Any, int]]) -> list[Any]:
+def _finished(client: Any, futures: list[Any], delayed: list[tuple[float, int, Any, int]]) -> list[Any]:
     """Blocks until a task is finished or a repeat is due."""
+    from distributed import wait
+
     patience = max(0.01, delayed[0][0] - time.monotonic()) if delayed else None
     if not futures:
         time.sleep(patience or 0)
         return []
     try:
-        return list(wait(futures, timeout=patience, return_when="FIRST_COMPLETED").done)
+        with client.as_current():
+            return list(wait(futures, timeout=patience, return_when="FIRST_COMPLETED").done)
     except TimeoutError:
         return []
 

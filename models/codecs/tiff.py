@@ -78,11 +78,15 @@ def decode(data: bytes, header: PhotoHeader) -> Photo:
             # Pillow turns TIFFs upright when it loads them; the stored pixels are wanted.
             picture.tag_v2.pop(ORIENTATION, None)  # type: ignore[attr-defined]
             picture.load()
-            upright = picture.convert("RGBA" if "transparency" in picture.info else "RGB") if header.mode == "P" else picture
+            upright = (
+                picture.convert("RGBA" if "transparency" in picture.info else "RGB") if header.mode == "P" else picture
+            )
             pixels = np.array(upright)
     except (OSError, ValueError, SyntaxError, KeyError, TypeError, MemoryError) as error:
         truncated = "truncated" in str(error) or "not enough" in str(error)
-        raise PhotoRefused("truncated" if truncated else "decode_error", f"the TIFF cannot be decoded: {error}") from error
+        raise PhotoRefused(
+            "truncated" if truncated else "decode_error", f"the TIFF cannot be decoded: {error}"
+        ) from error
     if pixels.shape[:2] != (header.height, header.width):
         raise PhotoRefused("decode_error", "the TIFF's picture has another size than its header says")
     flags = [*header.flags, *["palette_converted"] * (header.mode == "P")]
@@ -95,6 +99,8 @@ def decode(data: bytes, header: PhotoHeader) -> Photo:
         kept += [(XMP, block.data)] * bool(block.data)
     icc = tags.get(ICC)
     encoding = TiffEncoding(
-        compression if compression in LOSSLESS else "tiff_adobe_deflate", tuple(kept), icc if isinstance(icc, bytes) else b""
+        compression if compression in LOSSLESS else "tiff_adobe_deflate",
+        tuple(kept),
+        icc if isinstance(icc, bytes) else b"",
     )
     return Photo(pixels, header, encoding, tuple(dict.fromkeys(flags)))

@@ -1,0 +1,188 @@
+"""From the photos of a drop to shards and their work keys.
+
+A shard is the unit of work and of commit. Photos that are files of their own go to buckets by a hash of their key, so
+that a new photo changes one shard. Rows of Parquet files stay in runs in source order, cut where a hash of the key
+says so: buckets would make every shard read every row group, and an appended row changes only the last run.
+
+The catalog of a drop is `<state>/catalog/<drop>/<digest>.parquet`, one row group a shard, and `current.json` beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from assets.photo_index import PhotoIndex
+from resources.schemas import CATALOG
+from resources.storage import Storage
+
+SHARD_PHOTOS = 64
+
+
+@dataclass(frozen=True)
+class DropCatalog:
+    """A drop's catalog as it lies in storage.
+
+    Attributes:
+        url: of its Parquet file.
+        source: URL of the source.
+        layout: "files", or how its Parquet files hold photos: "image", "content" or "uri".
+        photos: number of rows.
+        bytes_in: their bytes.
+        ignored: files of the source that are no photos.
+        bucket_count: number of hash buckets; 0 for Parquet sources.
+        shards: number of row groups.
+        passthrough: the schema of the pass-through columns, serialised by Arrow, hexadecimal; "" for image files.
+    """
+
+    url: str
+    source: str
+    layout: str
+    photos: int
+    bytes_in: int
+    ignored: int
+    bucket_count: int
+    shards: int
+    passthrough: str
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One shard of a catalog: its row group, its work key and its number of photos."""
+
+    row_group: int
+    work_key: str
+    photos: int
+
+
+def catalog_storage(state_url: str, drop: str) -> Storage:
+    """Where a drop's catalog lies under a state folder."""
+    return Storage(state_url).child("catalog", drop)
+
+
+def read_current(state_url: str, drop: str) -> DropCatalog | None:
+    """Returns the drop's current catalog, or None if it has none."""
+    storage = catalog_storage(state_url, drop)
+    if not storage.exists("current.json"):
+        return None
+    fields = json.loads(storage.read_bytes("current.json"))
+    return DropCatalog(url=storage.uri(fields.pop("file")), **fields)
+
+
+def read_catalog(catalog: DropCatalog) -> pa.Table:
+    """Returns all rows of a catalog."""
+    parent, name = Storage(catalog.url).as_parent_and_name()
+    with parent.open(name) as file:
+        return pq.ParquetFile(file, page_checksum_verification=True).read(use_threads=False)
+
+
+def read_shard_rows(catalog_url: str, row_group: int) -> list[dict[str, Any]]:
+    """Returns the catalog rows of one shard."""
+    parent, name = Storage(catalog_url).as_parent_and_name()
+    with parent.open(name) as file:
+        parquet = pq.ParquetFile(file, page_checksum_verification=True)
+        rows: list[dict[str, Any]] = parquet.read_row_group(row_group, use_threads=False).to_pylist()
+    return rows
+
+
+def write_catalog(state_url: str, drop: str, index: PhotoIndex, previous: DropCatalog | None) -> DropCatalog:
+    """Writes the catalog of an indexed drop; an unchanged one is left as it is and nothing is written.
+
+    The number of buckets is fixed by the drop's first catalog.
+    """
+    listing = index.listing
+    layout = listing.layout
+    if listing.kind == "files":
+        buckets = previous.bucket_count if previous else 0
+        bucket_count = buckets or max(1, -(-index.rows.num_rows // SHARD_PHOTOS))
+        groups = bucket_groups(index.rows, bucket_count)
+    else:
+        bucket_count = 0
+        groups = run_groups(index.rows)
+    schema = layout.passthrough.with_metadata(layout.metadata or None) if layout else pa.schema([])
+    fields: dict[str, Any] = {
+        "source": listing.base,
+        "layout": layout.kind if layout else "files",
+        "photos": index.rows.num_rows,
+        "bytes_in": int(np.sum(index.rows.column("bytes_in").to_numpy())),
+        "ignored": listing.ignored,
+        "bucket_count": bucket_count,
+        "shards": len(groups),
+        "passthrough": schema.serialize().to_pybytes().hex() if layout else "",
+    }
+    storage = catalog_storage(state_url, drop)
+    with tempfile.TemporaryDirectory() as folder:
+        local = Path(folder) / "catalog.parquet"
+        _write_groups(local, index.rows, groups)
+        name = f"{hashlib.sha256(local.read_bytes() + json.dumps(fields).encode()).hexdigest()[:16]}.parquet"
+        catalog = DropCatalog(url=storage.uri(name), **fields)
+        if catalog == previous and storage.exists(name):
+            return catalog
+        storage.write_file(name, local)
+    storage.write_bytes("current.json", (json.dumps({"file": name, **fields}, indent=2) + "\n").encode())
+    return catalog
+
+
+def bucket_groups(rows: pa.Table, bucket_count: int) -> list[list[int]]:
+    """Row numbers of each bucket that has photos, sorted by key inside."""
+    buckets: dict[int, list[int]] = {}
+    keys = rows.column("key").to_pylist()
+    for i, key in enumerate(keys):
+        buckets.setdefault(key_hash(key) % bucket_count, []).append(i)
+    return [sorted(buckets[bucket], key=lambda i: keys[i]) for bucket in sorted(buckets)]
+
+
+def run_groups(rows: pa.Table) -> list[list[int]]:
+    """Row numbers of each run: a new one begins with each file, and at each key whose hash says so."""
+    groups: list[list[int]] = []
+    file = None
+    for i, (key, uri) in enumerate(zip(rows.column("key").to_pylist(), rows.column("source_uri").to_pylist(), strict=True)):
+        if uri != file or key_hash(key) % SHARD_PHOTOS == 0:
+            groups.append([])
+            file = uri
+        groups[-1].append(i)
+    return groups
+
+
+def key_hash(key: str) -> int:
+    """A 64-bit hash of a key that never changes."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
+
+
+def plan_shards(catalog: DropCatalog, salt: str) -> Iterator[Shard]:
+    """Yields the shards of a catalog, one row group in memory at a time.
+
+    Args:
+        catalog: the drop's catalog.
+        salt: what decides the output beside the photos: defender, policy, budget, kind of target, code epoch.
+    """
+    parent, name = Storage(catalog.url).as_parent_and_name()
+    columns = ["key", "input_sha256", "columns_sha256", "reason"]
+    with parent.open(name) as file:
+        parquet = pq.ParquetFile(file, page_checksum_verification=True)
+        for row_group in range(parquet.metadata.num_row_groups):
+            rows = parquet.read_row_group(row_group, columns=columns, use_threads=False)
+            yield Shard(row_group, work_key(rows, salt), rows.num_rows)
+
+
+def work_key(rows: pa.Table, salt: str) -> str:
+    """sha256 of the shard's photos, sorted by key, and of what is done to them."""
+    digest = hashlib.sha256(salt.encode())
+    for values in sorted(zip(*(rows.column(name).to_pylist() for name in rows.column_names), strict=True), key=lambda v: v[0]):
+        digest.update(json.dumps(values).encode())
+    return digest.hexdigest()
+
+
+def _write_groups(path: Path, rows: pa.Table, groups: list[list[int]]) -> None:
+    with pq.ParquetWriter(path, CATALOG, compression="zstd", write_page_checksum=True) as writer:
+        for group in groups:
+            writer.write_table(rows.take(pa.array(group, pa.int64())), row_group_size=max(1, len(group)))

@@ -1,0 +1,282 @@
+"""Builds the catalog of a drop: one row a photo, with its sha256 and what its header says.
+
+A row whose listing identity (size and ETag or mtime) is that of the previous catalog keeps its recorded sha256; the
+rest is read on workers, in batches of BATCH photos or one Parquet row group. Rows of a listing come in order of key,
+rows of Parquet in source order. A photo named by a `uri` column has an identity of its own that no listing gives, so
+such rows are always read again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from assets.name_safety import NameFault, name_faults
+from assets.source_photos import InputChanged, iter_parquet_photos, read_uri, row_digest
+from models.images import PhotoRefused, read_header
+from models.policy import ProtectionPolicy
+from resources.catalogs import SourceListing, list_source, open_parquet, parquet_layout
+from resources.dask_workers import Workers
+from resources.schemas import CATALOG, Reason
+from resources.storage import FileEntry, Storage, StorageUrlError
+
+BATCH = 256  # photos an index task
+HASH_CHUNK = 2**20
+NAME_REASONS = (Reason.UNSAFE_NAME.value, Reason.NAME_COLLISION.value)
+
+
+@dataclass(frozen=True)
+class IndexTask:
+    """Photos to read: `photos` of a listing as (key, size, identity), or one row group of a Parquet file.
+
+    Attributes:
+        source_url: the drop's source.
+        policy_json: the policy whose limits the header is held against.
+        photos: for a listing.
+        parquet_path: for Parquet, the file relative to the source.
+        identity: of that file.
+        row_group: of that file.
+    """
+
+    source_url: str
+    policy_json: str
+    photos: tuple[tuple[str, int, str], ...] = ()
+    parquet_path: str | None = None
+    identity: str = ""
+    row_group: int = 0
+
+
+@dataclass(frozen=True)
+class PhotoIndex:
+    """The rows of a drop, and what the listing says beside them.
+
+    Attributes:
+        rows: in the CATALOG schema.
+        listing: the source as listed.
+        hashed: photos that had to be read.
+    """
+
+    rows: pa.Table
+    listing: SourceListing
+    hashed: int = 0
+
+
+def index_photos(task: IndexTask) -> pa.Table:
+    """Reads the photos of a task and returns their rows in the CATALOG schema; runs on a worker.
+
+    Raises:
+        InputChanged: if a listed file is gone.
+        OSError: for faults of the storage, which the caller repeats.
+    """
+    rows = _file_rows(task) if task.parquet_path is None else _parquet_rows(task)
+    return pa.Table.from_pylist(list(rows), schema=CATALOG)
+
+
+def index_source(
+    source_url: str,
+    workers: Workers,
+    *,
+    policy: ProtectionPolicy | None = None,
+    previous: pa.Table | None = None,
+    rehash: bool = False,
+    taken: tuple[str, ...] = (),
+    progress: Callable[[int], None] = lambda _: None,
+) -> PhotoIndex:
+    """Lists a source and returns a row for each of its photos.
+
+    Args:
+        source_url: a folder, a prefix, a Parquet file or a folder of Parquet files.
+        workers: where unknown photos are read; not started if there are none.
+        policy: limits for the header check; the default policy if None.
+        previous: rows of the drop's last catalog; unchanged ones are not read again.
+        rehash: reads everything again.
+        taken: names that other drops have published in the same target.
+        progress: called with the number of photos read since the last call.
+
+    Raises:
+        ValueError: if the source holds no photos or has columns that cannot be carried.
+    """
+    listing = list_source(source_url)
+    known = None if rehash else previous
+    policy_json = (policy or ProtectionPolicy()).to_json()
+    if listing.kind == "files":
+        kept, tasks = _plan_files(listing, policy_json, known)
+    else:
+        kept, tasks = _plan_parquet(listing, policy_json, known)
+    tables = [kept]
+    hashed = 0
+    for done in workers.run(index_photos, tasks, prefix="index", expected=len(tasks)):
+        if done.result is None:
+            raise InputChanged("a worker died while it read photos; run again to continue")
+        tables.append(done.result)
+        hashed += done.result.num_rows
+        progress(done.result.num_rows)
+    rows = _in_order(pa.concat_tables(tables), listing.kind)
+    if listing.kind == "parquet" and hashed:
+        rows = _with_unique_keys(rows)
+    if not rows.num_rows:
+        raise ValueError(
+            f"{source_url} holds no photos: give a folder or prefix with images, or Parquet with an image column"
+        )
+    return PhotoIndex(_mark_names(rows, taken) if listing.kind == "files" else rows, listing, hashed)
+
+
+def _plan_files(
+    listing: SourceListing, policy_json: str, known: pa.Table | None
+) -> tuple[pa.Table, list[IndexTask]]:
+    """Splits listed files into rows that are known already and tasks for the rest."""
+    recorded: dict[str, tuple[int, str]] = {}
+    if known is not None:
+        columns = (known.column(name).to_pylist() for name in ("source_uri", "identity", "input_sha256"))
+        recorded = {uri: (i, identity) for i, (uri, identity, sha) in enumerate(zip(*columns, strict=True)) if sha}
+    keep: list[int] = []
+    fresh: list[FileEntry] = []
+    for entry in listing.files:
+        position, identity = recorded.get(f"{listing.base}/{entry.path}", (-1, ""))
+        if position >= 0 and identity == entry.identity:
+            keep.append(position)
+        else:
+            fresh.append(entry)
+    tasks = [
+        IndexTask(listing.base, policy_json, tuple((e.path, e.size, e.identity) for e in fresh[i : i + BATCH]))
+        for i in range(0, len(fresh), BATCH)
+    ]
+    kept = known.take(pa.array(keep, pa.int64())) if known is not None and keep else CATALOG.empty_table()
+    return kept, tasks
+
+
+def _plan_parquet(
+    listing: SourceListing, policy_json: str, known: pa.Table | None
+) -> tuple[pa.Table, list[IndexTask]]:
+    """Splits Parquet files into those whose rows are known already and tasks, a row group each, for the rest."""
+    base = Storage(listing.base)
+    recorded: dict[str, set[str]] = {}
+    if known is not None:
+        for uri, identity in zip(known.column("source_uri").to_pylist(), known.column("identity").to_pylist(), strict=True):
+            recorded.setdefault(uri, set()).add(identity)
+    assert listing.layout is not None, "a Parquet listing has a layout"
+    keep: list[str] = []
+    tasks: list[IndexTask] = []
+    for entry in listing.files:
+        uri = base.uri(entry.path)
+        if listing.layout.kind != "uri" and recorded.get(uri) == {entry.identity}:
+            keep.append(uri)
+            continue
+        with base.open(entry.path) as file:
+            groups = open_parquet(file).metadata.num_row_groups
+        tasks += [
+            IndexTask(listing.base, policy_json, parquet_path=entry.path, identity=entry.identity, row_group=group)
+            for group in range(groups)
+        ]
+    if known is None or not keep:
+        return CATALOG.empty_table(), tasks
+    return known.filter(pc.is_in(known.column("source_uri"), pa.array(keep))), tasks
+
+
+def _file_rows(task: IndexTask) -> Iterator[dict[str, Any]]:
+    """Rows of photos that are files of their own."""
+    policy = ProtectionPolicy.from_json(task.policy_json)
+    source = Storage(task.source_url)
+    for key, size, identity in task.photos:
+        row = {"key": key, "source_uri": source.uri(key), "identity": identity, "bytes_in": size}
+        yield row | _read_photo(source, key, size, policy)
+
+
+def _parquet_rows(task: IndexTask) -> Iterator[dict[str, Any]]:
+    """Rows of one row group."""
+    policy = ProtectionPolicy.from_json(task.policy_json)
+    source = Storage(task.source_url)
+    assert task.parquet_path is not None, "the caller looked"
+    with source.open(task.parquet_path) as file:
+        layout = parquet_layout(open_parquet(file).schema_arrow)
+        for position, name, data, uri, columns in iter_parquet_photos(file, task.row_group, layout):
+            row = {
+                "key": name or f"{task.parquet_path}/{task.row_group}/{position}",
+                "source_uri": source.uri(task.parquet_path),
+                "row_group": task.row_group,
+                "row_in_group": position,
+                "identity": task.identity,
+                "bytes_in": len(data) if data is not None else 0,
+                "columns_sha256": row_digest(columns) if columns is not None else None,
+            }
+            yield row | _describe_row(data, uri, row["key"], policy)
+
+
+def _describe_row(data: bytes | None, uri: str | None, key: str, policy: ProtectionPolicy) -> dict[str, Any]:
+    if data is None and uri is not None:
+        try:
+            data = read_uri(uri)
+        except (StorageUrlError, FileNotFoundError, PermissionError) as error:
+            return {"reason": Reason.UNREADABLE.value, "detail": f"the URI cannot be read: {type(error).__name__}"}
+        return {"bytes_in": len(data)} | describe(data, key, policy)
+    if data is None:
+        return {"reason": Reason.EMPTY.value, "detail": "the row has no image"}
+    return describe(data, key, policy)
+
+
+def _with_unique_keys(rows: pa.Table) -> pa.Table:
+    """Gives every later row of a repeated key a numbered one, in source order: names in Parquet need not be unique."""
+    seen: dict[str, int] = {}
+    keys = []
+    for key in rows.column("key").to_pylist():
+        seen[key] = seen.get(key, 0) + 1
+        keys.append(key if seen[key] == 1 else f"{key}#{seen[key]}")
+    return rows.set_column(0, CATALOG.field("key"), pa.array(keys, pa.string()))
+
+
+def _read_photo(source: Storage, key: str, size: int, policy: ProtectionPolicy) -> dict[str, Any]:
+    """Hashes one file and checks its header; a file over the size limit is hashed without being held in memory."""
+    try:
+        if size > policy.max_bytes:
+            return {"input_sha256": _hash_stream(source, key), "reason": "too_large", "detail": f"{size} bytes"}
+        data = source.read_bytes(key)
+    except FileNotFoundError as error:
+        raise InputChanged("a listed photo is gone") from error
+    except PermissionError:
+        return {"reason": Reason.UNREADABLE.value, "detail": "the file may not be read"}
+    return describe(data, key, policy)
+
+
+def describe(data: bytes, key: str, policy: ProtectionPolicy) -> dict[str, Any]:
+    """The catalog columns that a photo's bytes decide."""
+    row: dict[str, Any] = {"input_sha256": hashlib.sha256(data).hexdigest()}
+    try:
+        header = read_header(data, policy, key)
+    except PhotoRefused as refusal:
+        return row | {"reason": refusal.reason, "detail": refusal.detail}
+    return row | {"format": header.format, "width": header.width, "height": header.height}
+
+
+def _hash_stream(source: Storage, key: str) -> str:
+    digest = hashlib.sha256()
+    with source.open(key) as file:
+        while chunk := file.read(HASH_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _mark_names(rows: pa.Table, taken: tuple[str, ...]) -> pa.Table:
+    """Sets the reason of rows whose name is unsafe or collides; a stale one of an earlier listing is removed."""
+    faults: dict[int, NameFault] = name_faults(rows.column("key").to_pylist(), taken)
+    reasons = rows.column("reason").to_pylist()
+    stale = [i for i, reason in enumerate(reasons) if reason in NAME_REASONS and i not in faults]
+    if not faults and not stale:
+        return rows
+    details = rows.column("detail").to_pylist()
+    for i in stale:
+        reasons[i] = details[i] = None
+    for i, fault in faults.items():
+        reasons[i], details[i] = fault.reason.value, fault.detail
+    for name, values in (("reason", reasons), ("detail", details)):
+        rows = rows.set_column(rows.schema.get_field_index(name), CATALOG.field(name), pa.array(values, pa.string()))
+    return rows
+
+
+def _in_order(rows: pa.Table, kind: str) -> pa.Table:
+    columns = ["key"] if kind == "files" else ["source_uri", "row_group", "row_in_group"]
+    return rows.sort_by([(name, "ascending") for name in columns]).combine_chunks()
