@@ -1,0 +1,170 @@
+"""The console script `rid`. Heavy modules load with the command that needs them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import click
+import typer
+
+from dagster_project import exit_codes
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Protects photo catalogs against identity theft by personalised diffusion models.",
+)
+defenders_app = typer.Typer(no_args_is_help=True, help="Which defenders there are, and which one is the default.")
+drops_app = typer.Typer(no_args_is_help=True, help="The drops that Dagster knows.")
+app.add_typer(defenders_app, name="defenders")
+app.add_typer(drops_app, name="drops")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+
+
+@app.command()
+def protect(
+    source: Annotated[str, typer.Argument(help="Folder, s3 prefix, Parquet file or folder of Parquet files.")],
+    target: Annotated[str, typer.Argument(help="Folder or s3 prefix; becomes a Delta table if SOURCE is Parquet.")],
+    defender: Annotated[str, typer.Option(help="Alias, digest or path of a defender.")] = "default",
+    budget: Annotated[int | None, typer.Option(help="Largest change of a value, 1-16 of 255 levels.")] = None,
+    drop: Annotated[str | None, typer.Option(help="Name of this set of photos; by default a digest of SOURCE.")] = None,
+    policy: Annotated[Path | None, typer.Option(help="JSON file with a protection policy.")] = None,
+    scheduler: Annotated[str | None, typer.Option(help="Address of a running Dask scheduler.", envvar="RID_SCHEDULER")] = None,
+    workers: Annotated[int | None, typer.Option(help="Worker processes; by default one a core, 0 for this process.")] = None,
+    retry: Annotated[list[str] | None, typer.Option(help="Try photos again that were quarantined for REASON.")] = None,
+    rehash: Annotated[bool, typer.Option("--rehash", help="Read every photo again, even if its listing is unchanged.")] = False,
+    allow_insecure_scheduler: Annotated[
+        bool, typer.Option("--allow-insecure-scheduler", help="Accept a scheduler on another machine without TLS.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and how long it would take.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Protects every photo of SOURCE and writes it to TARGET; a second run continues or does nothing."""
+    from dagster_project.commands.protect import protect as run
+    from resources.dask_workers import WorkerSettings
+
+    settings = WorkerSettings(scheduler=scheduler, n_workers=workers, allow_insecure=allow_insecure_scheduler)
+    return run(
+        source,
+        target,
+        defender=defender,
+        budget=budget,
+        drop=drop,
+        policy_file=policy,
+        workers=settings,
+        retry=tuple(retry or ()),
+        rehash=rehash,
+        dry_run=dry_run,
+        as_json=as_json,
+    )
+
+
+@app.command()
+def verify(
+    target: Annotated[str, typer.Argument(help="What `rid protect` or the asset protected_catalog wrote.")],
+    source: Annotated[str | None, typer.Option(help="Where the originals lie now, if they moved.")] = None,
+    as_json: Json = False,
+) -> int:
+    """Re-hashes everything published and compares it with the receipts."""
+    from dagster_project.commands.verify import verify as run
+
+    return run(target, source=source, as_json=as_json)
+
+
+@app.command()
+def doctor() -> int:
+    """Says what is installed, what works here, and the licence of the weights."""
+    from dagster_project.commands.doctor import doctor as run
+
+    return run()
+
+
+@defenders_app.command("list")
+def defenders_list(as_json: Json = False) -> int:
+    """Lists the registered and the shipped defenders."""
+    from dagster_project.commands.defenders import list_defenders
+
+    return list_defenders(as_json=as_json)
+
+
+@defenders_app.command("promote")
+def defenders_promote(digest: Annotated[str, typer.Argument(help="Digest, alias or path of a defender.")]) -> int:
+    """Makes a defender the default."""
+    from dagster_project.commands.defenders import promote
+
+    return promote(digest)
+
+
+@drops_app.command("list")
+def drops_list() -> int:
+    """Lists the drops."""
+    from dagster_project.commands.drops import list_drops
+
+    return list_drops()
+
+
+@drops_app.command("add")
+def drops_add(name: Annotated[str, typer.Argument(help="Letters, digits, '.', '_', '=' and '-'.")]) -> int:
+    """Adds a drop, so that it can be materialised."""
+    from dagster_project.commands.drops import add_drop
+
+    return add_drop(name)
+
+
+def main() -> None:
+    """Runs `rid`; an error is one sentence on stderr and an exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = app(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else exit_codes.OK)
+    except click.exceptions.NoArgsIsHelpError as usage:
+        print(usage.format_message())
+        sys.exit(exit_codes.OK)
+    except click.exceptions.Exit as leave:
+        sys.exit(leave.exit_code)
+    except click.ClickException as usage:
+        _fail(usage.format_message(), exit_codes.INVALID_REQUEST)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("interrupted: run the same command again to continue", exit_codes.INTERRUPTED)
+    except Exception as error:
+        _fail(sentence(error), exit_code(error))
+
+
+def exit_code(error: Exception) -> int:
+    """The exit code of an error."""
+    from assets.drop_run import FailureBudgetExceeded
+
+    if isinstance(error, FailureBudgetExceeded):
+        return exit_codes.FAILURE_BUDGET
+    return exit_codes.INVALID_REQUEST if isinstance(error, ValueError | FileNotFoundError) else exit_codes.INTERNAL_ERROR
+
+
+def sentence(error: Exception) -> str:
+    """An error as one line; set RID_DEBUG=1 to see where it was raised."""
+    if os.environ.get("RID_DEBUG") == "1":
+        import traceback
+
+        traceback.print_exception(error)
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if isinstance(error, ValueError | RuntimeError) else f"{type(error).__name__}: {text}"
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"rid: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _terminate(_: int, __: FrameType | None) -> None:
+    print("rid: terminated: run the same command again to continue", file=sys.stderr)
+    sys.exit(exit_codes.TERMINATED)
+
+
+if __name__ == "__main__":
+    main()

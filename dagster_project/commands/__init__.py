@@ -1,0 +1,1 @@
+"""The commands of `rid`, one file each."""

@@ -1,0 +1,65 @@
+"""`rid doctor`: what is installed, what works, and under which licence the weights are."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import secrets
+import sys
+
+from dagster_project import exit_codes
+from dagster_project.settings import registry, rid_home
+
+PACKAGES = ("rid-catalog", "dagster", "dask", "deltalake", "pyarrow", "s3fs", "onnxruntime", "pillow", "numpy", "torch", "diffusers")
+
+
+def doctor() -> int:
+    """Prints the state of this machine and returns 0 if protecting works here."""
+    print(f"python            {platform.python_version()} on {platform.system()} {platform.machine()}, {sys.prefix}")
+    for name in PACKAGES:
+        print(f"{name:17} {_version(name)}")
+    sound = _probe_storage()
+    _print_hardware()
+    for entry in registry().list():
+        names = ", ".join(entry.aliases) or "-"
+        print(f"defender          {entry.digest[:12]} {entry.name} ({names})")
+        print(f"                  {entry.config['description']}")
+        print(f"                  licence: {entry.config['licence']}")
+    print("bind addresses    embedded Dask workers listen on 127.0.0.1 behind a temporary TLS key, without a dashboard;")
+    print("                  `dagster dev` listens on 127.0.0.1:3000: put an authenticating proxy in front of it")
+    return exit_codes.OK if sound else exit_codes.INTERNAL_ERROR
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed" + (" (needed to train and to evaluate: extra `train`)" if package in ("torch", "diffusers") else "")
+
+
+def _probe_storage() -> bool:
+    """Writes, conditionally writes, reads and deletes a file under RID_HOME."""
+    from resources.storage import Storage
+
+    storage = Storage(rid_home())
+    name = f"probe-{secrets.token_hex(6)}"
+    try:
+        first, second = storage.create_bytes(name, b"1"), storage.create_bytes(name, b"2")
+        read = storage.read_bytes(name)
+        storage.delete(name)
+    except OSError as error:
+        print(f"RID_HOME          {storage.url}: FAILED, {type(error).__name__}")
+        return False
+    sound = first and not second and read == b"1"
+    print(f"RID_HOME          {storage.url}: {'conditional write, read and delete work' if sound else 'FAILED: no conditional write'}")
+    return sound
+
+
+def _print_hardware() -> None:
+    from onnxruntime import get_available_providers  # noqa: TID253
+
+    from resources.dask_workers import cores, visible_gpus
+
+    print(f"cores             {cores()}")
+    print(f"GPUs              {', '.join(visible_gpus()) or 'none'}")
+    print(f"providers         {', '.join(get_available_providers())}")

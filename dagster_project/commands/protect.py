@@ -1,0 +1,235 @@
+"""`rid protect`: protects a folder, a prefix or a Parquet catalog."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dagster_project import exit_codes
+from dagster_project.exit_codes import InvalidRequest
+from dagster_project.settings import registry
+
+if TYPE_CHECKING:
+    from assets.drop_run import DropSummary, ProtectionRequest
+    from resources.dask_workers import WorkerSettings
+
+
+def protect(
+    source: str,
+    target: str,
+    *,
+    defender: str,
+    budget: int | None,
+    drop: str | None,
+    policy_file: Path | None,
+    workers: WorkerSettings,
+    retry: tuple[str, ...],
+    rehash: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> int:
+    """Runs the command and returns its exit code."""
+    from assets.drop_run import run_drop, to_json
+    from resources.dask_workers import Workers
+
+    request = build_request(
+        source, target, defender=defender, budget=budget, drop=drop, policy_file=policy_file, retry=retry, rehash=rehash
+    )
+    if dry_run:
+        _say(estimate(request, workers), as_json)
+        return exit_codes.OK
+    with Workers(workers) as pool, _Bar(quiet=as_json) as bar:
+        summary = run_drop(request, pool, bar.report)
+    if as_json:
+        print(json.dumps(to_json(summary)))
+    else:
+        print(describe(summary, request))
+    return exit_codes.QUARANTINED if summary.quarantined else exit_codes.OK
+
+
+def build_request(
+    source: str,
+    target: str,
+    *,
+    defender: str,
+    budget: int | None,
+    drop: str | None,
+    policy_file: Path | None,
+    retry: tuple[str, ...],
+    rehash: bool,
+) -> ProtectionRequest:
+    """Checks what was asked and pins it to one defender.
+
+    Raises:
+        ValueError: with one sentence, if it cannot be done.
+    """
+    from assets.drop_run import ProtectionRequest, default_drop_name
+    from models.policy import ProtectionPolicy
+    from resources.catalogs import list_source
+    from resources.commits import ProtectedTable
+    from resources.storage import Storage
+
+    place, origin = Storage(target), Storage(source)
+    check_apart(origin.url, place.url)
+    listing = list_source(source)
+    table = listing.kind == "parquet" or (place.is_folder() and ProtectedTable(place.url).exists())
+    check_target(place, table=table)
+    policy = _read_policy(policy_file)
+    entry = registry().resolve(defender)
+    return ProtectionRequest(
+        source=origin.url,
+        target=place.url,
+        drop=drop or default_drop_name(origin.url),
+        target_kind="table" if table else "files",
+        state=f"{place.url}/_rid",
+        receipts=place.url if table else f"{place.url}/_rid",
+        defender=entry,
+        policy=policy,
+        budget_levels=entry.budget(budget if budget is not None else policy.budget_levels),
+        rehash=rehash,
+        retry=retry,
+    )
+
+
+def check_apart(source: str, target: str) -> None:
+    """Refuses a target that is the source, or one inside the other: an original must never be written over."""
+    inside = target == source or target.startswith(f"{source}/") or source.startswith(f"{target}/")
+    if not inside and not source.startswith("s3://") and not target.startswith("s3://"):
+        real_source, real_target = Path(source).resolve(), Path(target).resolve()
+        inside = real_target.is_relative_to(real_source) or real_source.is_relative_to(real_target)
+    if inside:
+        raise InvalidRequest(f"TARGET {target} and SOURCE {source} overlap: choose a target outside of the source")
+
+
+def check_target(place: Any, *, table: bool) -> None:
+    """Refuses a target that holds something which was not published here."""
+    from resources.commits import ProtectedTable
+
+    if not place.is_folder() or next(place.list_files(), None) is None:
+        return
+    ours = place.child("_rid").is_folder()
+    if not ours or (not table and ProtectedTable(place.url).exists()):
+        raise InvalidRequest(f"TARGET {place.url} is not empty and was not made by rid: choose an empty or a new one")
+
+
+def estimate(request: ProtectionRequest, workers: WorkerSettings) -> dict[str, Any]:
+    """Counts photos and bytes, and protects one photo in memory to estimate the time on this machine."""
+    from models.engines import OnnxEngine
+    from models.images import PhotoRefused
+    from models.protector import Protector
+    from resources.catalogs import list_source
+    from resources.dask_workers import cores
+    from resources.defender_registry import fetch_defender
+
+    listing = list_source(request.source)
+    name = request.defender.onnx_file
+    model = fetch_defender(request.defender.location, request.defender.digest, {name: request.defender.config["files"][name]})
+    protector = Protector(OnnxEngine(model[name]), request.policy, request.budget_levels)
+    result: dict[str, Any] = {
+        "source": request.source,
+        "target": request.target,
+        "target_kind": request.target_kind,
+        "drop": request.drop,
+        "bytes": sum(entry.size for entry in listing.files),
+        "ignored": listing.ignored,
+        "engine": protector.engine.name,
+        "defender": request.defender.name,
+        "defender_digest": request.defender.digest,
+        "budget_levels": request.budget_levels,
+    }
+    photos, sample = _count_and_sample(listing)
+    began = time.perf_counter()
+    try:
+        protector.protect(sample)
+        protector.protect(sample)
+        seconds = (time.perf_counter() - began) / 2
+    except PhotoRefused:
+        seconds = time.perf_counter() - began
+    processes = workers.n_workers or cores()
+    return result | {"photos": photos, "seconds_estimated": round(photos * seconds / processes, 1), "workers": processes}
+
+
+def _count_and_sample(listing: Any) -> tuple[int, bytes]:
+    """Returns the number of photos and the bytes of one."""
+    from assets.source_photos import iter_parquet_photos, read_uri
+    from resources.catalogs import open_parquet
+    from resources.storage import Storage
+
+    base = Storage(listing.base)
+    if not listing.files:
+        raise InvalidRequest(f"{listing.base} holds no photos: give a folder or prefix with images, or Parquet")
+    if listing.kind == "files":
+        return len(listing.files), base.read_bytes(sorted(listing.files, key=lambda e: e.size)[len(listing.files) // 2].path)
+    photos, sample = 0, b""
+    for entry in listing.files:
+        with base.open(entry.path) as file:
+            photos += open_parquet(file).metadata.num_rows
+            if not sample:
+                for _, _, data, uri, _ in iter_parquet_photos(file, 0, listing.layout):
+                    sample = data or (read_uri(uri) if uri else b"")
+                    break
+    return photos, sample
+
+
+def describe(summary: DropSummary, request: ProtectionRequest) -> str:
+    """What a person reads at the end."""
+    held = sum(summary.quarantined.values())
+    lines = [
+        f"{summary.photos} photos: {summary.protected} protected, {summary.skipped} skipped, {held} quarantined",
+        *(f"  {count} {reason}" for reason, count in summary.quarantined.items()),
+        f"protected photos  {request.target}",
+        f"receipts          {request.receipts} (drop {request.drop})",
+        f"defender          {request.defender.name} {request.defender.digest[:12]}, budget {request.budget_levels} of 255 levels",
+        f"this run          {summary.photos_computed} photos in {summary.seconds:.1f} s, {summary.shards_written} of "
+        f"{summary.shards} shards written" + ("" if summary.committed else ", nothing to commit"),
+    ]
+    if summary.ignored:
+        lines.append(f"{summary.ignored} files of the source are no photos and were ignored")
+    return "\n".join(lines)
+
+
+def _read_policy(file: Path | None) -> Any:
+    from models.policy import ProtectionPolicy
+
+    if file is None:
+        return ProtectionPolicy()
+    try:
+        return ProtectionPolicy.from_json(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidRequest(f"the policy file {file} cannot be read: {error.strerror}") from error
+
+
+def _say(values: dict[str, Any], as_json: bool) -> None:
+    print(json.dumps(values) if as_json else "\n".join(f"{name:18} {value}" for name, value in values.items()))
+
+
+class _Bar:
+    """A progress bar on stderr, where that is a terminal."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet or not sys.stderr.isatty()
+        self._bar: Any = None
+        self._stage = ""
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def report(self, progress: Any) -> None:
+        """Moves the bar; a new stage starts a new one."""
+        from tqdm import tqdm
+
+        if self._quiet:
+            return
+        if progress.stage != self._stage:
+            self.__exit__()
+            self._stage = progress.stage
+            self._bar = tqdm(desc=progress.stage, unit="photo", total=progress.total, file=sys.stderr)
+        self._bar.total = progress.total
+        self._bar.update(progress.done - self._bar.n)

@@ -1,0 +1,21 @@
+"""What the environment says of this deployment; read when asked, never at import."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from resources.defender_registry import DefenderRegistry
+
+WEIGHTS = Path(__file__).resolve().parents[1] / "models" / "weights"
+EMBEDDED_MODEL = WEIGHTS / "embedded-64"
+
+
+def rid_home() -> str:
+    """RID_HOME, a folder or an s3 prefix; by default a folder of the user's."""
+    return os.environ.get("RID_HOME") or str(Path.home() / ".local" / "share" / "rid")
+
+
+def registry() -> DefenderRegistry:
+    """The defenders under RID_HOME and those that ship."""
+    return DefenderRegistry(rid_home(), WEIGHTS)
