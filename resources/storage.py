@@ -6,7 +6,9 @@ URLs are plain paths, `file://` or `s3://`. Credentials come from the environmen
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import os
 import random
 import secrets
@@ -15,42 +17,21 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
-Result = TypeVar("Result")
+from resources.s3_objects import S3Objects, s3_identity
 
 WRITING = ".rid-writing"  # suffix of a local file that is not whole yet
-TRANSIENT_NAMES = (
-    "ReadTimeout",
-    "ConnectTimeout",
-    "EndpointConnectionError",
-    "ClientConnectorError",
-    "ServerDisconnected",
-    "IncompleteRead",
-    "ClientPayloadError",
-    "ConnectionClosedError",
-    "ResponseStreamingError",
-)
-TRANSIENT_WORDS = (
-    "SlowDown",
-    "503",
-    "500",
-    "InternalError",
-    "RequestTimeout",
-    "reduce your request rate",
-    "409",
-    "Conflict",
-)
-ATTEMPTS = 5
-FIRST_DELAY = 0.2  # seconds
+SWAP_DELAY = 0.1  # seconds
+SWAPS = 20  # tries of a read-change-write that others keep overtaking
 
 
 class StorageUrlError(ValueError):
     """A URL that is not allowed; the message says what is."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FileEntry:
     """One file of a listing.
 
@@ -105,18 +86,28 @@ class Storage:
 
     def child(self, *parts: str) -> Storage:
         """Returns the storage of a folder inside this one."""
-        return Storage(f"{self.url}/{'/'.join(checked_path(part) for part in parts)}")
+        return Storage(self.uri("/".join(checked_path(part) for part in parts)))
 
     def uri(self, path: str) -> str:
         """Returns the full URL of a file."""
-        return f"{self.url}/{path}"
+        return f"{self.url.rstrip('/')}/{path}"
 
     def list_files(self, prefix: str = "") -> Iterator[FileEntry]:
-        """Yields every file under `prefix`, recursively; nothing if there is none."""
+        """Yields every file under the folder `prefix`, recursively; nothing if there is none.
+
+        A link to a file is listed as a file, but one that leads out of this storage, or to nothing, cannot be read. A
+        link to a folder is listed as an entry of size 0 and not followed.
+
+        Raises:
+            PermissionError: if a folder may not be listed: leaving its photos out would lose them.
+        """
+        if prefix:
+            checked_path(prefix)
         if self.is_s3:
-            yield from self._list_s3(prefix)
+            for page in self._objects.pages(prefix):
+                yield from (FileEntry(*found) for found in page if not found[0].endswith("/"))
         else:
-            yield from self._list_local(Path(self.url) / checked_path(prefix) if prefix else Path(self.url))
+            yield from self._list_local(prefix)
 
     def exists(self, path: str) -> bool:
         """Whether a file is there."""
@@ -126,8 +117,7 @@ class Storage:
         """Bytes of a file, or None if there is none."""
         try:
             if self.is_s3:
-                info = _retried(lambda: self._s3().info(self._key(path)))
-                return int(info["size"]) if info["type"] == "file" else None
+                return int(self._objects.head(path)["ContentLength"])
             file = self._local(path)
             return file.stat().st_size if file.is_file() else None
         except FileNotFoundError:
@@ -136,8 +126,8 @@ class Storage:
     def identity(self, path: str) -> str:
         """The listing identity of one file; see `FileEntry`."""
         if self.is_s3:
-            info = _retried(lambda: self._s3().info(self._key(path)))
-            return f"{info['size']}-{str(info['ETag']).strip(chr(34))}"
+            head = self._objects.head(path)
+            return s3_identity(head["ContentLength"], head["ETag"])
         return _local_identity(self._local(path).stat())
 
     def read_bytes(self, path: str) -> bytes:
@@ -145,38 +135,38 @@ class Storage:
 
         Raises:
             FileNotFoundError: if there is none.
-            PermissionError: if it may not be read, or is a link that leads out of this storage.
+            PermissionError: if it may not be read, or is a link that leads out of this storage or to nothing.
+            CredentialsRefusedError: if the store refuses the credentials.
         """
         if self.is_s3:
-            return bytes(_retried(lambda: self._s3().cat_file(self._key(path))))
+            return self._objects.get(_readable_name(path))
         return self._inside(path).read_bytes()
 
     def open(self, path: str) -> BinaryIO:
         """Opens a file for reading; it can seek."""
         if self.is_s3:
-            file: BinaryIO = _retried(lambda: self._s3().open(self._key(path), "rb", block_size=8 * 2**20))
-            return file
+            return self._objects.open(_readable_name(path))
         return self._inside(path).open("rb")
 
     def write_bytes(self, path: str, data: bytes) -> None:
         """Writes a file that appears whole: temporary file and rename, or one PUT."""
         if self.is_s3:
-            _retried(lambda: self._s3().pipe_file(self._key(path), data))
+            self._objects.put(checked_path(path), data)
             return
         with self._replacing(path) as (temporary, file):
             file.write(data)
             _finish(file)
-            os.replace(temporary, self._local(path))
+            temporary.replace(self._local(path))
 
     def write_file(self, path: str, local: Path) -> None:
         """Writes a local file's bytes; the file appears whole."""
         if self.is_s3:
-            _retried(lambda: self._s3().put_file(str(local), self._key(path)))
+            self._objects.put_file(checked_path(path), local)
             return
         with self._replacing(path) as (temporary, file), local.open("rb") as source:
             shutil.copyfileobj(source, file, 2**20)
             _finish(file)
-            os.replace(temporary, self._local(path))
+            temporary.replace(self._local(path))
 
     def create_bytes(self, path: str, data: bytes) -> bool:
         """Writes a file only if there is none.
@@ -186,15 +176,7 @@ class Storage:
             content was there first.
         """
         if self.is_s3:
-            try:
-                self._s3().pipe_file(self._key(path), data, mode="create")
-                return True
-            except FileExistsError:
-                pass
-            except OSError as error:  # some servers' 412 arrives as EINVAL
-                if error.errno != errno.EINVAL and "PreconditionFailed" not in str(error):
-                    raise
-            return self.read_bytes(path) == data
+            return self._objects.put_if(checked_path(path), data, IfNoneMatch="*") or self.read_bytes(path) == data
         with self._replacing(path) as (temporary, file):
             file.write(data)
             _finish(file)
@@ -202,24 +184,57 @@ class Storage:
                 os.link(temporary, self._local(path))
             except FileExistsError:
                 return self.read_bytes(path) == data
-            finally:
-                temporary.unlink()
+            except OSError as error:
+                if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+                    raise
+                return self._create_without_links(path, data)
             return True
+
+    def update_bytes(self, path: str, change: Callable[[bytes | None], bytes]) -> bytes:
+        """Replaces a file by a function of its content; no concurrent update is lost.
+
+        Args:
+            path: of the file.
+            change: returns the new content, given the old one, or None if there is no file. May be called repeatedly.
+
+        Returns:
+            What was written.
+
+        Raises:
+            TimeoutError: if other writers were always faster.
+        """
+        if not self.is_s3:
+            with self._locked(path):
+                new = change(self.read_bytes(path) if self.exists(path) else None)
+                self.write_bytes(path, new)
+                return new
+        for attempt in range(SWAPS):
+            # The ETag is read before the content: if the object changes in between, the condition fails.
+            try:
+                condition = {"IfMatch": self._objects.head(checked_path(path))["ETag"]}
+                new = change(self.read_bytes(path))
+            except FileNotFoundError:
+                condition, new = {"IfNoneMatch": "*"}, change(None)
+            if self._objects.put_if(path, new, **condition):
+                return new
+            time.sleep(SWAP_DELAY * min(attempt + 1, 5) * random.uniform(0.2, 1.5))
+        raise TimeoutError(f"{path} could not be updated: other writers changed it {SWAPS} times meanwhile")
 
     def delete(self, path: str) -> None:
         """Deletes a file; none is fine."""
-        try:
+        with contextlib.suppress(FileNotFoundError):
             if self.is_s3:
-                self._s3().rm_file(self._key(path))
+                self._objects.delete(checked_path(path))
             else:
                 self._local(path).unlink()
-        except FileNotFoundError:
-            return
 
     def is_folder(self) -> bool:
         """Whether the URL is a folder, or a prefix with at least one object."""
         if self.is_s3:
-            return bool(_retried(lambda: self._s3().isdir(self.url[5:])))
+            try:
+                return next(self._objects.pages(size=1), None) is not None
+            except FileNotFoundError:  # no such bucket
+                return False
         return Path(self.url).is_dir()
 
     def as_parent_and_name(self) -> tuple[Storage, str]:
@@ -227,50 +242,63 @@ class Storage:
         parent, _, name = self.url.rpartition("/")
         return Storage(parent or "/"), name
 
-    def _s3(self) -> Any:
-        import s3fs
-
-        return s3fs.S3FileSystem(use_listings_cache=False, default_fill_cache=False)
-
-    def _key(self, path: str) -> str:
-        return f"{self.url[5:]}/{path}"
+    @property
+    def _objects(self) -> S3Objects:
+        return S3Objects(self.url.removeprefix("s3://"))
 
     def _local(self, path: str) -> Path:
         return Path(self.url) / checked_path(path)
 
     def _inside(self, path: str) -> Path:
-        """The local file, unless it is a link that leads out of this storage."""
+        """The local file, if it is a real file inside this storage."""
         file = self._local(path)
-        root = Path(os.path.realpath(self.url))
-        if not Path(os.path.realpath(file)).is_relative_to(root):
+        real = Path(os.path.realpath(file))
+        if not real.is_relative_to(os.path.realpath(self.url)):
             raise PermissionError(errno.EACCES, "a link that leads out of the folder is not followed", path)
+        if file.is_symlink() and not real.exists():
+            raise PermissionError(errno.EACCES, "a link that leads to nothing", path)
+        if real.exists() and not real.is_file():
+            raise PermissionError(errno.EACCES, "not a regular file", path)  # reading a pipe would never end
         return file
 
     def _replacing(self, path: str) -> _Replacing:
-        return _Replacing(self._local(path))
+        target = self._local(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not Path(os.path.realpath(target.parent)).is_relative_to(os.path.realpath(self.url)):
+            raise PermissionError(errno.EACCES, "nothing is written through a link that leads out of the folder", path)
+        return _Replacing(target)
 
-    def _list_local(self, folder: Path) -> Iterator[FileEntry]:
-        for base, folders, names in os.walk(folder):
+    def _create_without_links(self, path: str, data: bytes) -> bool:
+        """Conditional create on a file system without hard links; a reader may see the file grow."""
+        try:
+            with self._local(path).open("xb") as file:
+                file.write(data)
+                _finish(file)
+        except FileExistsError:
+            return self.read_bytes(path) == data
+        return True
+
+    @contextlib.contextmanager
+    def _locked(self, path: str) -> Iterator[None]:
+        target = self._local(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.with_name(f".{target.name}.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _list_local(self, prefix: str) -> Iterator[FileEntry]:
+        root = Path(self.url)
+        for base, folders, names in os.walk(root / prefix, onerror=_refuse_unlistable):
             folders.sort()
-            for name in sorted(names):
-                file = Path(base) / name
+            linked = [name for name in folders if Path(base, name).is_symlink()]
+            for name in sorted(names + linked):
+                file = Path(base, name)
                 try:
-                    status = file.stat()
-                except OSError:
+                    status = file.lstat() if name in linked else file.stat()
+                except OSError:  # a link to nothing
                     status = file.lstat()
-                path = file.relative_to(self.url).as_posix()
-                yield FileEntry(path, status.st_size, _local_identity(status))
-
-    def _list_s3(self, prefix: str) -> Iterator[FileEntry]:
-        root = self.url[5:]
-        start = f"{root}/{checked_path(prefix)}" if prefix else root
-        found = _retried(lambda: self._s3().find(start + "/", detail=True))
-        for name in sorted(found):
-            info = found[name]
-            if info["type"] != "file" or name.endswith("/"):
-                continue
-            identity = f"{info['size']}-{str(info['ETag']).strip(chr(34))}"
-            yield FileEntry(name[len(root) + 1 :], int(info["size"]), identity)
+                path = file.relative_to(root).as_posix()
+                yield FileEntry(path, 0 if name in linked else status.st_size, _local_identity(status))
 
 
 class _Replacing:
@@ -280,7 +308,6 @@ class _Replacing:
         self._target = target
 
     def __enter__(self) -> tuple[Path, BinaryIO]:
-        self._target.parent.mkdir(parents=True, exist_ok=True)
         self._temporary = self._target.with_name(f".{secrets.token_hex(6)}{WRITING}")
         self._file = self._temporary.open("wb")
         return self._temporary, self._file
@@ -302,31 +329,23 @@ def checked_path(path: str) -> str:
     return path
 
 
-def is_transient(error: BaseException) -> bool:
-    """Whether a repeat may cure the error: throttling, timeouts, broken connections."""
-    if isinstance(error, FileNotFoundError | PermissionError | FileExistsError):
-        return False
-    if isinstance(error, ConnectionError | TimeoutError) or type(error).__name__ in TRANSIENT_NAMES:
-        return True
-    return isinstance(error, OSError) and any(word in str(error) for word in TRANSIENT_WORDS)
-
-
-def _retried(call: Callable[[], Result]) -> Result:
-    """Repeats a call with growing, jittered delays while its error is transient."""
-    for attempt in range(ATTEMPTS):
-        try:
-            return call()
-        except Exception as error:
-            if attempt + 1 == ATTEMPTS or not is_transient(error):
-                raise
-            time.sleep(FIRST_DELAY * 2**attempt * random.uniform(0.5, 1.5))
-    raise AssertionError("unreachable: the last attempt returns or raises")
+def _readable_name(path: str) -> str:
+    """Object names need not be paths: `a//b` is fine where it is only read."""
+    if any(part in (".", "..") for part in path.split("/")):
+        raise PermissionError(errno.EACCES, "an object name with '.' or '..' parts is not read", path)
+    return path
 
 
 def _finish(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
     file.close()
+
+
+def _refuse_unlistable(error: OSError) -> None:
+    """Passes over a folder that is gone; any other fault of a listing would silently lose photos."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
 
 
 def _local_identity(status: os.stat_result) -> str:
