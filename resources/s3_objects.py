@@ -122,6 +122,8 @@ class S3Objects:
         return filesystem
 
     def _key(self, path: str) -> str:
+        if "?versionId=" in path:  # s3fs would cut it off, and read or write another object
+            raise PermissionError(errno.EACCES, "an object name with '?versionId=' is not supported", path)
         return f"{self._location}/{path}"
 
     def _address(self, path: str) -> dict[str, str]:

@@ -2,11 +2,17 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from s3_server import S3Server, s3_server, weed_binary
 
 from resources.storage import Storage
+
+# Nothing here may reach a real store, whatever the environment of whoever runs the tests.
+for name in [name for name in os.environ if name.startswith("AWS_")]:
+    del os.environ[name]
+os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 
 
 def missing_service(reason: str) -> None:
@@ -54,6 +60,20 @@ def isolated_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RID_CACHE", str(tmp_path / "rid-cache"))
     monkeypatch.delenv("RID_SOURCE", raising=False)
     monkeypatch.delenv("RID_SCHEDULER", raising=False)
+
+
+@pytest.fixture(scope="session")
+def dask_client() -> Iterator[Any]:
+    """A client of a real cluster of two processes on the loopback interface; S3 tests need `s3` before it."""
+    from distributed import Client, LocalCluster
+
+    with (
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
 
 
 @pytest.fixture(scope="session")

@@ -98,7 +98,7 @@ def fault_proxy(upstream: str) -> Iterator[FaultProxy]:
             self.end_headers()
             self.wfile.write(body)
 
-        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = relay
+        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = relay  # noqa: N815 (the base class names them)
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
