@@ -41,6 +41,7 @@ class DropCatalog:
         ignored: files of the source that are no photos.
         bucket_count: number of hash buckets; 0 for Parquet sources.
         shards: number of row groups.
+        policy_digest: of the policy whose limits the headers were held against.
         passthrough: the schema of the pass-through columns, serialised by Arrow, hexadecimal; "" for image files.
     """
 
@@ -52,6 +53,7 @@ class DropCatalog:
     ignored: int
     bucket_count: int
     shards: int
+    policy_digest: str
     passthrough: str
 
 
@@ -62,6 +64,11 @@ class Shard:
     row_group: int
     work_key: str
     photos: int
+
+
+def state_url(target: str) -> str:
+    """Where a target keeps its catalogs: a folder that the table's vacuum passes over."""
+    return f"{Storage(target).url}/_rid/_state"
 
 
 def catalog_storage(state_url: str, drop: str) -> Storage:
@@ -117,6 +124,7 @@ def write_catalog(state_url: str, drop: str, index: PhotoIndex, previous: DropCa
         "ignored": listing.ignored,
         "bucket_count": bucket_count,
         "shards": len(groups),
+        "policy_digest": index.policy_digest,
         "passthrough": schema.serialize().to_pybytes().hex() if layout else "",
     }
     storage = catalog_storage(state_url, drop)
@@ -145,7 +153,9 @@ def run_groups(rows: pa.Table) -> list[list[int]]:
     """Row numbers of each run: a new one begins with each file, and at each key whose hash says so."""
     groups: list[list[int]] = []
     file = None
-    for i, (key, uri) in enumerate(zip(rows.column("key").to_pylist(), rows.column("source_uri").to_pylist(), strict=True)):
+    for i, (key, uri) in enumerate(
+        zip(rows.column("key").to_pylist(), rows.column("source_uri").to_pylist(), strict=True)
+    ):
         if uri != file or key_hash(key) % SHARD_PHOTOS == 0:
             groups.append([])
             file = uri
@@ -177,7 +187,9 @@ def plan_shards(catalog: DropCatalog, salt: str) -> Iterator[Shard]:
 def work_key(rows: pa.Table, salt: str) -> str:
     """sha256 of the shard's photos, sorted by key, and of what is done to them."""
     digest = hashlib.sha256(salt.encode())
-    for values in sorted(zip(*(rows.column(name).to_pylist() for name in rows.column_names), strict=True), key=lambda v: v[0]):
+    for values in sorted(
+        zip(*(rows.column(name).to_pylist() for name in rows.column_names), strict=True), key=lambda v: v[0]
+    ):
         digest.update(json.dumps(values).encode())
     return digest.hexdigest()
 

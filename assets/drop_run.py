@@ -9,25 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from time import monotonic
 from typing import Any
 
 import pyarrow as pa
 
-from assets.drop_plan import DropCatalog, Shard, plan_shards, read_catalog, read_current, write_catalog
+from assets.drop_plan import DropCatalog, plan_shards, read_catalog, read_current, write_catalog
+from assets.drop_state import DropState, ShardWork, read_state
 from assets.photo_index import index_source
-from assets.shard_tasks import (
-    CODE_EPOCH,
-    ProbeTask,
-    ShardResult,
-    ShardTask,
-    TargetKind,
-    probe_photo,
-    protect_shard,
-    shard_schema,
-)
+from assets.shard_files import TargetKind, shard_schema
+from assets.shard_tasks import CODE_EPOCH, ProbeTask, ShardResult, ShardTask, probe_photo, protect_shard
 from assets.source_photos import InputChanged
 from models.policy import ProtectionPolicy
 from resources.commits import ProtectedTable, ShardFile
@@ -154,7 +147,8 @@ def _silent(_: Progress) -> None:
 def catalogue(request: ProtectionRequest, workers: Workers, report: Report = _silent) -> DropCatalog:
     """Lists and indexes the source and writes the drop's catalog; an unchanged one writes nothing."""
     previous = read_current(request.state, request.drop)
-    known = read_catalog(previous) if previous is not None else None
+    same = previous is not None and previous.policy_digest == request.policy.digest()
+    known = read_catalog(previous) if previous is not None and same else None
     read = 0
 
     def on_read(count: int) -> None:
@@ -195,7 +189,9 @@ def run_drop(
     """
     began = monotonic()
     for attempt in range(REPLANS):
-        current = catalog if catalog is not None and attempt == 0 else catalogue(_after(request, attempt), workers, report)
+        current = (
+            catalog if catalog is not None and attempt == 0 else catalogue(_after(request, attempt), workers, report)
+        )
         try:
             return _run_planned(request, current, workers, report, began)
         except InputChanged:
@@ -213,107 +209,86 @@ def _run_planned(
     request: ProtectionRequest, catalog: DropCatalog, workers: Workers, report: Report, began: float
 ) -> DropSummary:
     table = ProtectedTable(request.receipts)
+    folder = Storage(request.target) if request.target_kind == "files" else None
     shards = list(plan_shards(catalog, request.salt()))
-    missing, done = _missing(request, catalog, table, shards)
-    total = sum(shard.photos for shard, _ in missing)
-    written, computed, finished = 0, 0, 0
-    outcomes: Counter[str] = Counter()
-    tasks = {task: shard for shard, task in missing}
-    for completed in workers.run(protect_shard, iter(tasks), prefix="protect", expected=len(tasks)):
-        if completed.result is None:
-            result = _isolate(completed.task, tasks[completed.task], workers)
-        else:
-            result = completed.result
-        done[completed.task.work_key] = ShardFile(result.path, result.size, result.photos)
-        written += result.written
-        computed += result.computed
-        finished += tasks[completed.task].photos
+    state = read_state(table, request.drop, catalog, shards, salt=request.salt(), folder=folder, retry=request.retry)
+    files = {key: shard.file for key, shard in state.done.items()}
+    results = _protect_missing(request, catalog, state, workers, report)
+    files |= {key: ShardFile(result.path, result.size, result.photos) for key, result in results.items()}
+    outcomes = _count(done.outcomes for done in state.done.values()) + _count(r.outcomes for r in results.values())
+    _check_rows(request, catalog, outcomes, sum(file.rows for file in files.values()))
+    commit = table.commit_drop(
+        request.drop, [files[shard.work_key] for shard in shards], _table_schema(request, catalog), _metadata(request)
+    )
+    if folder is not None and commit.removed:
+        _remove_unpublished(table, request.drop, folder, state.published)
+    return DropSummary(
+        drop=request.drop,
+        photos=catalog.photos,
+        protected=outcomes[Status.PROTECTED.value],
+        skipped=outcomes[Status.SKIPPED.value],
+        quarantined=_by_reason(outcomes),
+        ignored=catalog.ignored,
+        shards=len(shards),
+        shards_written=sum(result.written for result in results.values()),
+        photos_computed=sum(result.computed for result in results.values()),
+        bytes_in=catalog.bytes_in,
+        seconds=monotonic() - began,
+        version=commit.version,
+        committed=commit.added + commit.removed > 0,
+        defender_digest=request.defender.digest,
+        catalog_url=catalog.url,
+    )
+
+
+def _protect_missing(
+    request: ProtectionRequest, catalog: DropCatalog, state: DropState, workers: Workers, report: Report
+) -> dict[str, ShardResult]:
+    """Protects the shards that are not done, and returns their results by work key.
+
+    Raises:
+        FailureBudgetExceeded: if too many photos are quarantined; finished shards stay and are recognised later.
+    """
+    tasks = [_task(request, catalog, work) for work in state.work]
+    photos = {work.shard.work_key: work.shard.photos for work in state.work}
+    outcomes = _count(done.outcomes for done in state.done.values())
+    results: dict[str, ShardResult] = {}
+    finished = 0
+    for completed in workers.run(protect_shard, tasks, prefix="protect", expected=len(tasks)):
+        key = completed.task.work_key
+        result = completed.result or _isolate(completed.task, photos[key], workers)
+        results[key] = result
+        finished += result.photos
         outcomes.update(result.outcomes)
-        report(Progress("protect", finished, total))
+        report(Progress("protect", finished, sum(photos.values())))
         _check_failure_budget(request.policy, outcomes, catalog.photos)
-    schema = _table_schema(request, catalog)
-    files = [done[shard.work_key] for shard in shards]
-    metadata = {
-        "defender_digest": request.defender.digest,
-        "policy_digest": request.policy.digest(),
-        "budget_levels": str(request.budget_levels),
-        "code_epoch": str(CODE_EPOCH),
-    }
-    commit = table.commit_drop(request.drop, files, schema, metadata)
-    return _summary(request, catalog, table, shards, written, computed, commit.added + commit.removed > 0, began)
+    return results
 
 
-def _missing(
-    request: ProtectionRequest, catalog: DropCatalog, table: ProtectedTable, shards: list[Shard]
-) -> tuple[list[tuple[Shard, ShardTask]], dict[str, ShardFile]]:
-    """Splits shards into those to be done and those that are, with their files."""
-    there = _files_there(table, request.drop)
-    live = {_work_key_of(path): path for path in table.live_files(request.drop)}
-    lost = _shards_with_lost_outputs(request, table, there)
-    retried = _shards_to_retry(request, table)
-    missing, done = [], {}
-    for shard in shards:
-        generations = there.get(shard.work_key, {})
-        live_path = live.get(shard.work_key)
-        again = live_path is not None and (live_path in lost or live_path in retried)
-        if not again and live_path is not None:
-            done[shard.work_key] = ShardFile(live_path, generations[_generation_of(live_path)], shard.photos)
-            continue
-        newest = max(generations, default=0)
-        known = max([newest, _generation_of(live_path) if live_path else 0])
-        task = _task(request, catalog, shard, known + 1 if again else newest)
-        if not again and generations and request.target_kind == "table":
-            done[shard.work_key] = ShardFile(task.path, generations[newest], shard.photos)
-            continue
-        missing.append((shard, task))
-    return missing, done
+def _check_rows(request: ProtectionRequest, catalog: DropCatalog, outcomes: Counter[str], rows: int) -> None:
+    """Refuses to commit anything but one row with one status for each photo that came in."""
+    counted = sum(outcomes[status.value] for status in Status)
+    if not catalog.photos == counted == rows:
+        raise RowsDoNotAddUp(
+            f"drop {request.drop!r}: {catalog.photos} photos came in, {rows} rows and {counted} outcomes came out"
+        )
 
 
-def _files_there(table: ProtectedTable, drop: str) -> dict[str, dict[int, int]]:
-    """Sizes of the drop's shard files by work key and generation: one listing."""
-    found: dict[str, dict[int, int]] = {}
-    for entry in table.storage.list_files(f"drop={drop}"):
-        if entry.path.endswith(".parquet"):
-            found.setdefault(_work_key_of(entry.path), {})[_generation_of(entry.path)] = entry.size
-    return found
+def _remove_unpublished(table: ProtectedTable, drop: str, folder: Storage, published: frozenset[str]) -> None:
+    """Deletes photos that an earlier commit of this drop published and that no receipt names any more."""
+    kept = set(table.read(drop, ["output_path"]).column(0).to_pylist())
+    for name in sorted(published - kept):
+        folder.delete(name)
 
 
-def _shards_with_lost_outputs(
-    request: ProtectionRequest, table: ProtectedTable, there: dict[str, dict[int, int]]
-) -> set[str]:
-    """Paths of live shards whose file, or one of whose published photos, is gone or has another size."""
-    live = table.live_files(request.drop)
-    lost = {
-        path for path, file in live.items() if there.get(_work_key_of(path), {}).get(_generation_of(path)) != file.size
-    }
-    if request.target_kind == "table":
-        return lost
-    published = {entry.path: entry.size for entry in Storage(request.target).list_files()}
-    for path in set(live) - lost:
-        rows = table.read_shard(path, ["output_path", "bytes_out"])
-        if any(name is not None and published.get(name) != size for name, size in rows):
-            lost.add(path)
-    return lost
-
-
-def _shards_to_retry(request: ProtectionRequest, table: ProtectedTable) -> set[str]:
-    if not request.retry:
-        return set()
-    return {
-        path
-        for path in table.live_files(request.drop)
-        if any(reason in request.retry for (reason,) in table.read_shard(path, ["reason"]))
-    }
-
-
-def _task(request: ProtectionRequest, catalog: DropCatalog, shard: Shard, generation: int) -> ShardTask:
+def _task(request: ProtectionRequest, catalog: DropCatalog, work: ShardWork) -> ShardTask:
     onnx = request.defender.onnx_file
     return ShardTask(
         drop=request.drop,
         catalog_url=catalog.url,
-        row_group=shard.row_group,
-        work_key=shard.work_key,
-        generation=generation,
+        row_group=work.shard.row_group,
+        work_key=work.shard.work_key,
+        salt=request.salt(),
         target_url=request.target,
         receipts_url=request.receipts,
         target_kind=request.target_kind,
@@ -325,15 +300,18 @@ def _task(request: ProtectionRequest, catalog: DropCatalog, shard: Shard, genera
         onnx_sha256=request.defender.config["files"][onnx],
         policy_json=request.policy.to_json(),
         budget_levels=request.budget_levels,
+        generation=work.generation,
+        again=work.again,
+        earlier=work.earlier,
     )
 
 
-def _isolate(task: ShardTask, shard: Shard, workers: Workers) -> ShardResult:
+def _isolate(task: ShardTask, photos: int, workers: Workers) -> ShardResult:
     """Finds the photos that kill a worker, each in a task of its own, and does the shard without them.
 
     The death of a worker can be blamed on a neighbour's task, so that every photo is tried before one is quarantined.
     """
-    probes = [ProbeTask(task, row) for row in range(shard.photos)]
+    probes = [ProbeTask(task, row) for row in range(photos)]
     killers = [
         done.task.row
         for done in workers.run(probe_photo, probes, prefix="probe", expected=len(probes))
@@ -349,7 +327,9 @@ def _isolate(task: ShardTask, shard: Shard, workers: Workers) -> ShardResult:
 def _check_failure_budget(policy: ProtectionPolicy, outcomes: Counter[str], photos: int) -> None:
     quarantined = outcomes[Status.QUARANTINED.value]
     if quarantined > policy.max_quarantined and quarantined > policy.max_quarantined_share * photos:
-        reasons = ", ".join(f"{n} {name.partition(':')[2]}" for name, n in outcomes.most_common() if name.startswith("quarantined:"))
+        reasons = ", ".join(
+            f"{n} {name.partition(':')[2]}" for name, n in outcomes.most_common() if name.startswith("quarantined:")
+        )
         raise FailureBudgetExceeded(
             f"stopped: {quarantined} of {photos} photos are quarantined ({reasons}), more than the failure budget of "
             f"{policy.max_quarantined_share:.0%}; what is done is kept: mend the source or raise max_quarantined_share"
@@ -368,55 +348,32 @@ def _names_of_other_drops(request: ProtectionRequest) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _work_key_of(path: str) -> str:
-    return path.rpartition("/")[2].removesuffix(".parquet").partition("-")[0]
+def _count(outcomes: Iterable[Mapping[str, int]]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for part in outcomes:
+        total.update(part)
+    return total
 
 
-def _generation_of(path: str) -> int:
-    return int(path.rpartition("/")[2].removesuffix(".parquet").partition("-")[2] or 0)
+def _by_reason(outcomes: Counter[str]) -> dict[str, int]:
+    prefix = f"{Status.QUARANTINED.value}:"
+    return {name.removeprefix(prefix): outcomes[name] for name in sorted(outcomes) if name.startswith(prefix)}
 
 
 def _table_schema(request: ProtectionRequest, catalog: DropCatalog) -> pa.Schema:
     """The schema of the committed table: a shard's columns and the drop."""
-    columns = shard_schema(_task(request, catalog, Shard(0, "", 0), 0))
-    return columns.append(RECEIPTS.field("drop"))
+    columns = shard_schema(request.target_kind, catalog.layout, catalog.passthrough)
+    return columns.append(RECEIPTS.field("drop")).remove_metadata()
 
 
-def _summary(
-    request: ProtectionRequest,
-    catalog: DropCatalog,
-    table: ProtectedTable,
-    shards: list[Shard],
-    written: int,
-    computed: int,
-    committed: bool,
-    began: float,
-) -> DropSummary:
-    """Counts the committed rows and checks that every input row has exactly one status."""
-    rows = table.read(request.drop, ["status", "reason"])
-    statuses = Counter(rows.column("status").to_pylist())
-    quarantined = Counter(
-        reason for status, reason in zip(*(c.to_pylist() for c in rows.columns), strict=True) if status == Status.QUARANTINED
-    )
-    if rows.num_rows != catalog.photos or set(statuses) - {status.value for status in Status}:
-        raise RowsDoNotAddUp(f"drop {request.drop!r}: {catalog.photos} photos came in, the table has {rows.num_rows} rows")
-    return DropSummary(
-        drop=request.drop,
-        photos=catalog.photos,
-        protected=statuses[Status.PROTECTED.value],
-        skipped=statuses[Status.SKIPPED.value],
-        quarantined={reason: quarantined[reason] for reason in sorted(quarantined)},
-        ignored=catalog.ignored,
-        shards=len(shards),
-        shards_written=written,
-        photos_computed=computed,
-        bytes_in=catalog.bytes_in,
-        seconds=monotonic() - began,
-        version=table.version(),
-        committed=committed,
-        defender_digest=request.defender.digest,
-        catalog_url=catalog.url,
-    )
+def _metadata(request: ProtectionRequest) -> dict[str, str]:
+    """What the table's history says of a commit."""
+    return {
+        "defender_digest": request.defender.digest,
+        "policy_digest": request.policy.digest(),
+        "budget_levels": str(request.budget_levels),
+        "code_epoch": str(CODE_EPOCH),
+    }
 
 
 def default_drop_name(source: str) -> str:

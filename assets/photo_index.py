@@ -9,8 +9,9 @@ such rows are always read again.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -58,11 +59,13 @@ class PhotoIndex:
     Attributes:
         rows: in the CATALOG schema.
         listing: the source as listed.
+        policy_digest: of the policy whose limits the headers were held against.
         hashed: photos that had to be read.
     """
 
     rows: pa.Table
     listing: SourceListing
+    policy_digest: str
     hashed: int = 0
 
 
@@ -103,7 +106,8 @@ def index_source(
     """
     listing = list_source(source_url)
     known = None if rehash else previous
-    policy_json = (policy or ProtectionPolicy()).to_json()
+    limits = policy or ProtectionPolicy()
+    policy_json = limits.to_json()
     if listing.kind == "files":
         kept, tasks = _plan_files(listing, policy_json, known)
     else:
@@ -123,12 +127,11 @@ def index_source(
         raise ValueError(
             f"{source_url} holds no photos: give a folder or prefix with images, or Parquet with an image column"
         )
-    return PhotoIndex(_mark_names(rows, taken) if listing.kind == "files" else rows, listing, hashed)
+    marked = _mark_names(rows, taken) if listing.kind == "files" else rows
+    return PhotoIndex(marked, listing, limits.digest(), hashed)
 
 
-def _plan_files(
-    listing: SourceListing, policy_json: str, known: pa.Table | None
-) -> tuple[pa.Table, list[IndexTask]]:
+def _plan_files(listing: SourceListing, policy_json: str, known: pa.Table | None) -> tuple[pa.Table, list[IndexTask]]:
     """Splits listed files into rows that are known already and tasks for the rest."""
     recorded: dict[str, tuple[int, str]] = {}
     if known is not None:
@@ -150,14 +153,14 @@ def _plan_files(
     return kept, tasks
 
 
-def _plan_parquet(
-    listing: SourceListing, policy_json: str, known: pa.Table | None
-) -> tuple[pa.Table, list[IndexTask]]:
+def _plan_parquet(listing: SourceListing, policy_json: str, known: pa.Table | None) -> tuple[pa.Table, list[IndexTask]]:
     """Splits Parquet files into those whose rows are known already and tasks, a row group each, for the rest."""
     base = Storage(listing.base)
     recorded: dict[str, set[str]] = {}
     if known is not None:
-        for uri, identity in zip(known.column("source_uri").to_pylist(), known.column("identity").to_pylist(), strict=True):
+        for uri, identity in zip(
+            known.column("source_uri").to_pylist(), known.column("identity").to_pylist(), strict=True
+        ):
             recorded.setdefault(uri, set()).add(identity)
     assert listing.layout is not None, "a Parquet listing has a layout"
     keep: list[str] = []
@@ -195,8 +198,9 @@ def _parquet_rows(task: IndexTask) -> Iterator[dict[str, Any]]:
     with source.open(task.parquet_path) as file:
         layout = parquet_layout(open_parquet(file).schema_arrow)
         for position, name, data, uri, columns in iter_parquet_photos(file, task.row_group, layout):
+            key = name or f"{task.parquet_path}/{task.row_group}/{position}"
             row = {
-                "key": name or f"{task.parquet_path}/{task.row_group}/{position}",
+                "key": key,
                 "source_uri": source.uri(task.parquet_path),
                 "row_group": task.row_group,
                 "row_in_group": position,
@@ -204,7 +208,7 @@ def _parquet_rows(task: IndexTask) -> Iterator[dict[str, Any]]:
                 "bytes_in": len(data) if data is not None else 0,
                 "columns_sha256": row_digest(columns) if columns is not None else None,
             }
-            yield row | _describe_row(data, uri, row["key"], policy)
+            yield row | _describe_row(data, uri, key, policy)
 
 
 def _describe_row(data: bytes | None, uri: str | None, key: str, policy: ProtectionPolicy) -> dict[str, Any]:
@@ -221,11 +225,16 @@ def _describe_row(data: bytes | None, uri: str | None, key: str, policy: Protect
 
 def _with_unique_keys(rows: pa.Table) -> pa.Table:
     """Gives every later row of a repeated key a numbered one, in source order: names in Parquet need not be unique."""
-    seen: dict[str, int] = {}
+    used: set[str] = set()
+    repeats: Counter[str] = Counter()
     keys = []
-    for key in rows.column("key").to_pylist():
-        seen[key] = seen.get(key, 0) + 1
-        keys.append(key if seen[key] == 1 else f"{key}#{seen[key]}")
+    for name in rows.column("key").to_pylist():
+        key = name
+        while key in used:
+            repeats[name] += 1
+            key = f"{name}#{repeats[name] + 1}"
+        used.add(key)
+        keys.append(key)
     return rows.set_column(0, CATALOG.field("key"), pa.array(keys, pa.string()))
 
 

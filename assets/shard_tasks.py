@@ -9,38 +9,34 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import queue
 import tempfile
-import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from assets.carried_rows import CarriedRows, image_bytes, is_published
 from assets.drop_plan import read_shard_rows
+from assets.drop_state import outcome_names
+from assets.overlap import WriteBehind, ordered_map, read_ahead
+from assets.shard_files import ShardWriter, TargetKind, photo_columns, shard_schema
 from assets.source_photos import InputChanged, SourcePhoto, read_photos
 from models.engines import OnnxEngine
 from models.photos import PhotoRefused
 from models.policy import ProtectionPolicy
-from models.protector import BudgetBroken, Protector, ZeroPerturbation
+from models.protector import BudgetBroken, ProtectedPhoto, Protector, ZeroPerturbation
+from resources.catalogs import open_parquet
 from resources.commits import shard_path
 from resources.defender_registry import DefenderCorrupt, fetch_defender
-from resources.schemas import IMAGE, RECEIPTS, Reason, Status
+from resources.schemas import RECEIPTS, Reason, Status
 from resources.storage import Storage
 
 CODE_EPOCH = 1  # raised when the output bytes of an unchanged photo change on purpose
-ROW_GROUP_PHOTOS = 64
-READ_AHEAD = 2  # photos read while one is being protected
-WRITE_BEHIND = 4  # photos being written while one is being protected
+GPU_THREADS = 4  # photos decoded and encoded at a time beside a GPU; a CPU worker has one core
+KILLED = "a worker died while it read or protected this photo"
 
-TargetKind = Literal["files", "table"]
-Item = TypeVar("Item")
 log = logging.getLogger(__name__)
 
 # What no single photo can cause: the run stops instead of quarantining everything.
@@ -56,7 +52,7 @@ class ShardTask:
         catalog_url: the drop's catalog.
         row_group: the shard's row group in it.
         work_key: names the work; see `assets.drop_plan.work_key`.
-        generation: 0, or a higher number when the same work is done again (a retry, or outputs that were lost).
+        salt: what decides the output beside the photos.
         target_url: where protected photos go.
         receipts_url: the table that the shard's file belongs to; equal to `target_url` for table targets.
         target_kind: "files" writes photos under their own names, "table" puts them into the shard's file.
@@ -68,6 +64,10 @@ class ShardTask:
         onnx_sha256: sha256 of that.
         policy_json: the policy.
         budget_levels: the budget, in 8-bit levels.
+        generation: 0, or higher when the same work had another result before.
+        again: do the work although its file is there: outputs were lost, or quarantined photos are tried again. A
+            result that differs is written as the next generation.
+        earlier: shard files of the drop whose rows may be carried over.
         killed: rows of the shard that killed a worker; they are quarantined without another try.
     """
 
@@ -75,7 +75,7 @@ class ShardTask:
     catalog_url: str
     row_group: int
     work_key: str
-    generation: int
+    salt: str
     target_url: str
     receipts_url: str
     target_kind: TargetKind
@@ -87,13 +87,15 @@ class ShardTask:
     onnx_sha256: str
     policy_json: str
     budget_levels: int
+    generation: int = 0
+    again: bool = False
+    earlier: tuple[str, ...] = ()
     killed: tuple[int, ...] = ()
 
-    @property
-    def path(self) -> str:
-        """Where the shard's file lies in the receipts table."""
-        suffix = f"-{self.generation}" if self.generation else ""
-        return shard_path(self.drop, f"{self.work_key}{suffix}")
+    def path(self, generation: int | None = None) -> str:
+        """Where the shard's file of a generation, by default the task's own, lies in the receipts table."""
+        number = self.generation if generation is None else generation
+        return shard_path(self.drop, f"{self.work_key}-{number}" if number else self.work_key)
 
 
 @dataclass(frozen=True)
@@ -104,8 +106,8 @@ class ShardResult:
         path: its file.
         size: bytes of its file.
         photos: number of rows.
-        outcomes: rows by status, and by "status:reason" where there is one.
-        written: whether this task wrote the file; False if the shard was finished already.
+        outcomes: rows by `assets.drop_state.outcome_names`.
+        written: whether this task wrote the file; False if it was there already.
         computed: photos that were protected by this task.
     """
 
@@ -135,31 +137,26 @@ def protect_shard(task: ShardTask) -> ShardResult:
         OSError: for faults of the storage.
     """
     receipts = Storage(task.receipts_url)
-    finished = _finished(task, receipts)
+    finished = None if task.again else _finished(task, receipts)
     if finished is not None:
         return finished
     outcomes: Counter[str] = Counter()
     computed = 0
-    schema = shard_schema(task)
-    with tempfile.TemporaryDirectory() as folder, Outputs(task) as outputs:
+    schema = shard_schema(task.target_kind, task.layout, task.passthrough, task.salt)
+    with tempfile.TemporaryDirectory() as folder:
         local = Path(folder) / "shard.parquet"
-        with _writer(local, schema) as writer:
-            pending: list[dict[str, Any]] = []
-            for photo in read_ahead(read_photos(_rows(task))):
-                row = protect_row(task, photo, outputs)
-                computed += row["status"] == Status.PROTECTED
-                outcomes.update(_outcome_names(row))
-                pending.append(row)
-                if len(pending) == ROW_GROUP_PHOTOS:
-                    _write_rows(writer, pending, schema)
-                    pending = []
-            if pending:
-                _write_rows(writer, pending, schema)
-        outputs.finish()
-        receipts.write_file(task.path, local)
+        with WriteBehind(Storage(task.target_url)) as outputs, ShardWriter(local, schema) as writer:
+            for done in _protected_rows(task):
+                if done.data is not None and task.target_kind == "files":
+                    outputs.write(done.row["output_path"], done.data)
+                computed += done.data is not None
+                outcomes.update(outcome_names(done.row["status"], done.row["reason"]))
+                writer.write(done.row)
+            outputs.finish()
+        path, written = _publish(task, receipts, local)
         size = local.stat().st_size
     photos = sum(count for name, count in outcomes.items() if ":" not in name)
-    return ShardResult(task.path, size, photos, dict(outcomes), True, computed)
+    return ShardResult(path, size, photos, dict(outcomes), written, computed)
 
 
 def probe_photo(task: ProbeTask) -> bool:
@@ -168,19 +165,27 @@ def probe_photo(task: ProbeTask) -> bool:
     for photo in read_photos([rows[task.row]]):
         if photo.data is not None:
             with contextlib.suppress(PhotoRefused):
-                _protector(task.shard).protect(photo.data, photo.row["key"])
+                protector_of(task.shard).protect(photo.data, photo.row["key"])
     return True
 
 
-def protect_row(task: ShardTask, photo: SourcePhoto, outputs: Outputs) -> dict[str, Any]:
-    """Protects one photo and returns its row: the pass-through columns, the receipt, and the image of a table."""
+@dataclass(frozen=True)
+class DoneRow:
+    """A row of the shard's file, and the photo's bytes if they were protected now."""
+
+    row: dict[str, Any]
+    data: bytes | None
+
+
+def protect_photo(task: ShardTask, photo: SourcePhoto) -> DoneRow:
+    """Protects one photo; whatever only this photo can cause becomes a quarantined row."""
     row = _receipt(task, photo)
     data: bytes | None = None
     try:
         if photo.data is None:
             detail = photo.row["detail"] or "the photo's bytes cannot be had"
             raise PhotoRefused((photo.reason or Reason.UNREADABLE).value, detail)  # type: ignore[arg-type]
-        protector = _protector(task)
+        protector = protector_of(task)
         row["engine"] = protector.engine.name
         result = protector.protect(photo.data, photo.row["key"])
     except PhotoRefused as refusal:
@@ -193,144 +198,82 @@ def protect_row(task: ShardTask, photo: SourcePhoto, outputs: Outputs) -> dict[s
         row |= {"status": Status.QUARANTINED.value, "reason": Reason.INTERNAL_ERROR.value, "detail": detail}
     else:
         data = result.data
-        row |= {
-            "status": Status.PROTECTED.value,
-            "flags": list(result.flags),
-            "format": result.format,
-            "bytes_out": len(data),
-            "output_sha256": hashlib.sha256(data).hexdigest(),
-            "linf_levels": result.linf_levels,
-            "survival_gain": result.survival_gain,
-            "survival_cosine": result.survival_cosine,
-            "psnr": result.psnr,
-            "ssim": result.ssim,
-        }
+        row |= _measured(result)
         if task.target_kind == "files":
             row["output_path"] = photo.row["key"]
-            outputs.write(photo.row["key"], data)
-    return row | _image_columns(task, photo, data)
+    return DoneRow(row | photo_columns(photo, task.target_kind, task.layout, data), data)
 
 
-def shard_schema(task: ShardTask) -> pa.Schema:
-    """The columns of a shard's file; the drop is the table's partition and not among them."""
-    receipt = [column for column in RECEIPTS if column.name != "drop"]
-    if task.target_kind == "files":
-        return pa.schema(receipt)
-    passthrough = pa.ipc.read_schema(pa.BufferReader(bytes.fromhex(task.passthrough))) if task.passthrough else pa.schema([])
-    photo = {
-        "files": [pa.field("image", IMAGE)],
-        "image": [pa.field("image", IMAGE)],
-        "content": [pa.field("path", pa.string()), pa.field("content", pa.binary())],
-        "uri": [pa.field("uri", pa.string()), pa.field("image", IMAGE)],
-    }[task.layout]
-    return pa.schema([*photo, *passthrough, *receipt], metadata=passthrough.metadata)
+def protector_of(task: ShardTask) -> Protector:
+    """The task's protector; its session is opened once a worker process.
+
+    Raises:
+        DefenderCorrupt: if the defender's file is not the one that was planned.
+    """
+    engine = _engine(task.defender_url, task.defender_digest, task.onnx_file, task.onnx_sha256)
+    return _protector(engine, task.policy_json, task.budget_levels)
 
 
-class Outputs:
-    """Writes photos of a folder target in a thread of its own, a few at a time."""
+def _protected_rows(task: ShardTask) -> Iterator[DoneRow]:
+    """Yields the shard's rows in the catalog's order: carried over where that is possible, else protected."""
+    carried = CarriedRows(Storage(task.receipts_url), task.earlier, task.salt)
+    target = Storage(task.target_url)
 
-    def __init__(self, task: ShardTask) -> None:
-        self._storage = Storage(task.target_url)
-        self._pool = ThreadPoolExecutor(1)
-        self._running: list[Future[None]] = []
+    def done(photo: SourcePhoto) -> DoneRow:
+        found = carried.find(photo.row["key"], photo.row["input_sha256"]) if task.earlier else None
+        if found is None or photo.row["reason"] is not None:
+            return protect_photo(task, photo)
+        if task.target_kind == "files":
+            return (
+                DoneRow(found | {"work_key": task.work_key}, None)
+                if is_published(target, found)
+                else protect_photo(task, photo)
+            )
+        data = image_bytes(found)
+        if data is None or hashlib.sha256(data).hexdigest() != found["output_sha256"]:
+            return protect_photo(task, photo)
+        receipt = found | {"work_key": task.work_key, "source_uri": photo.row["source_uri"]}
+        return DoneRow(receipt | photo_columns(photo, task.target_kind, task.layout, data), None)
 
-    def __enter__(self) -> Outputs:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def write(self, path: str, data: bytes) -> None:
-        """Starts writing a file; waits if too many are being written."""
-        self._running.append(self._pool.submit(self._storage.write_bytes, path, data))
-        if len(self._running) > WRITE_BEHIND:
-            self._running.pop(0).result()
-
-    def finish(self) -> None:
-        """Waits until every file is written.
-
-        Raises:
-            OSError: if one could not be.
-        """
-        while self._running:
-            self._running.pop(0).result()
+    threads = GPU_THREADS if "CUDA" in protector_of(task).engine.name else 1
+    yield from ordered_map(done, read_ahead(read_photos(_rows(task))), threads)
 
 
-def read_ahead(items: Iterable[Item]) -> Iterator[Item]:
-    """Yields items that a thread draws a few of in advance; its error is raised here."""
-    ready: queue.Queue[Item | BaseException | None] = queue.Queue(READ_AHEAD)
-    stopped = threading.Event()
-
-    def offer(item: Item | BaseException | None) -> None:
-        while not stopped.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-                return
-            except queue.Full:
-                continue
-
-    def draw() -> None:
-        try:
-            for item in items:
-                offer(item)
-                if stopped.is_set():
-                    return
-            offer(None)
-        except BaseException as error:  # handed over to the thread that waits for it
-            offer(error)
-
-    thread = threading.Thread(target=draw, daemon=True)
-    thread.start()
-    try:
-        while (item := ready.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stopped.set()
-        thread.join()
-
-
-def outputs_are_there(target: Storage, receipts: pa.Table) -> bool:
-    """Whether every photo that the receipts name is in the target with its recorded sha256."""
-    names = (receipts.column(name).to_pylist() for name in ("output_path", "output_sha256"))
-    for path, sha in zip(*names, strict=True):
-        if path is None:
-            continue
-        try:
-            if hashlib.sha256(target.read_bytes(path)).hexdigest() != sha:
-                return False
-        except FileNotFoundError:
-            return False
-    return True
+def _publish(task: ShardTask, receipts: Storage, local: Path) -> tuple[str, bool]:
+    """Puts the shard's file in its place; the same work with the same result is left as it is."""
+    if not task.again:
+        receipts.write_file(task.path(), local)
+        return task.path(), True
+    if receipts.size(task.path()) == local.stat().st_size and receipts.read_bytes(task.path()) == local.read_bytes():
+        return task.path(), False
+    path = task.path(task.generation + 1)
+    receipts.write_file(path, local)
+    return path, True
 
 
 def _rows(task: ShardTask) -> list[dict[str, Any]]:
     """The shard's catalog rows; those that killed a worker have that as their reason."""
     rows = read_shard_rows(task.catalog_url, task.row_group)
     for row in task.killed:
-        rows[row] |= {"reason": Reason.WORKER_KILLED.value, "detail": "a worker died while it read or protected this photo"}
+        rows[row] |= {"reason": Reason.WORKER_KILLED.value, "detail": KILLED}
     return rows
 
 
 def _finished(task: ShardTask, receipts: Storage) -> ShardResult | None:
     """The result of a shard whose file is there, if its outputs are too."""
-    size = receipts.size(task.path)
+    size = receipts.size(task.path())
     if size is None:
         return None
     columns = ["status", "reason", "output_path", "output_sha256"]
-    with receipts.open(task.path) as file:
-        rows = pq.ParquetFile(file, page_checksum_verification=True).read(columns=columns, use_threads=False)
-    if task.target_kind == "files" and not outputs_are_there(Storage(task.target_url), rows):
+    with receipts.open(task.path()) as file:
+        rows = open_parquet(file).read(columns=columns, use_threads=False).to_pylist()
+    target = Storage(task.target_url)
+    if task.target_kind == "files" and not all(is_published(target, row) for row in rows if row["output_path"]):
         return None
     outcomes: Counter[str] = Counter()
-    for row in rows.select(["status", "reason"]).to_pylist():
-        outcomes.update(_outcome_names(row))
-    return ShardResult(task.path, size, rows.num_rows, dict(outcomes), False, 0)
-
-
-def _outcome_names(row: dict[str, Any]) -> list[str]:
-    return [row["status"], f"{row['status']}:{row['reason']}"] if row["reason"] else [row["status"]]
+    for row in rows:
+        outcomes.update(outcome_names(row["status"], row["reason"]))
+    return ShardResult(task.path(), size, len(rows), dict(outcomes), False, 0)
 
 
 def _receipt(task: ShardTask, photo: SourcePhoto) -> dict[str, Any]:
@@ -350,18 +293,19 @@ def _receipt(task: ShardTask, photo: SourcePhoto) -> dict[str, Any]:
     }
 
 
-def _image_columns(task: ShardTask, photo: SourcePhoto, data: bytes | None) -> dict[str, Any]:
-    """The photo columns of a table row; a quarantined photo has no image."""
-    if task.target_kind == "files":
-        return {}
-    columns = photo.columns.to_pylist()[0] if photo.columns is not None else {}
-    key = photo.row["key"]
-    image = {"bytes": data, "path": key} if data is not None else None
-    if task.layout == "content":
-        return columns | {"path": key, "content": data}
-    if task.layout == "uri":
-        return columns | {"uri": key, "image": image}
-    return columns | {"image": image}
+def _measured(result: ProtectedPhoto) -> dict[str, Any]:
+    return {
+        "status": Status.PROTECTED.value,
+        "flags": list(result.flags),
+        "format": result.format,
+        "bytes_out": len(result.data),
+        "output_sha256": hashlib.sha256(result.data).hexdigest(),
+        "linf_levels": result.linf_levels,
+        "survival_gain": result.survival_gain,
+        "survival_cosine": result.survival_cosine,
+        "psnr": result.psnr,
+        "ssim": result.ssim,
+    }
 
 
 @lru_cache(maxsize=2)
@@ -371,22 +315,5 @@ def _engine(url: str, digest: str, name: str, sha256: str) -> OnnxEngine:
 
 
 @lru_cache(maxsize=4)
-def _protector_of(engine: OnnxEngine, policy_json: str, budget_levels: int) -> Protector:
+def _protector(engine: OnnxEngine, policy_json: str, budget_levels: int) -> Protector:
     return Protector(engine, ProtectionPolicy.from_json(policy_json), budget_levels)
-
-
-def _protector(task: ShardTask) -> Protector:
-    engine = _engine(task.defender_url, task.defender_digest, task.onnx_file, task.onnx_sha256)
-    return _protector_of(engine, task.policy_json, task.budget_levels)
-
-
-def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    """Photos do not compress: no compression and no statistics for them; page checksums for `verify`."""
-    light = [name for name in ("key", "status", "reason", "output_sha256", "input_sha256") if name in schema.names]
-    return pq.ParquetWriter(
-        path, schema, compression="none", use_dictionary=False, write_statistics=light, write_page_checksum=True
-    )
-
-
-def _write_rows(writer: pq.ParquetWriter, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
-    writer.write_table(pa.Table.from_pylist(rows, schema=schema), row_group_size=ROW_GROUP_PHOTOS)

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -29,12 +29,14 @@ class SourcePhoto:
         data: its bytes, or None with a reason.
         reason: why there are no bytes.
         columns: its pass-through columns, one row; None for image files.
+        name: what its Parquet row calls it, which need not be unique; for image files None.
     """
 
     row: dict[str, Any]
     data: bytes | None
     reason: Reason | None = None
     columns: pa.RecordBatch | None = None
+    name: str | None = None
 
 
 def read_photos(rows: Iterable[dict[str, Any]]) -> Iterator[SourcePhoto]:
@@ -100,18 +102,18 @@ def _read_parquet(rows: list[dict[str, Any]]) -> Iterator[SourcePhoto]:
     for row in rows:
         groups[row["source_uri"], row["row_group"]][row["row_in_group"]] = row
     for (uri, row_group), wanted in groups.items():
-        parent, name = Storage(uri).as_parent_and_name()
+        parent, file_name = Storage(uri).as_parent_and_name()
         try:
-            opened = parent.open(name)
+            opened = parent.open(file_name)
         except FileNotFoundError as error:
             raise InputChanged("a Parquet file of the plan is gone from the source") from error
         with opened as file:
             layout = parquet_layout(open_parquet(file).schema_arrow)
             last = max(wanted)
-            for position, _, data, reference, columns in iter_parquet_photos(file, row_group, layout):
-                row = wanted.get(position)
-                if row is not None:
-                    yield _checked(_parquet_photo(row, data, reference, columns))
+            for position, name, data, reference, columns in iter_parquet_photos(file, row_group, layout):
+                if position in wanted:
+                    photo = _parquet_photo(wanted[position], data, reference, columns)
+                    yield _checked(replace(photo, name=name))
                 if position >= last:
                     break
 

@@ -13,10 +13,10 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import cv2
-import numpy as np
 import pyarrow as pa
 
-from assets.drop_plan import DropCatalog, read_catalog, read_current
+from assets.carried_rows import image_bytes
+from assets.drop_plan import DropCatalog, read_catalog, read_current, state_url
 from assets.source_photos import InputChanged, read_photos
 from models.images import decode
 from models.photos import PhotoRefused
@@ -30,6 +30,17 @@ from resources.storage import WRITING, Storage
 LOSSLESS = ("PNG", "TIFF", "WEBP")
 READ_ALL = ProtectionPolicy(max_bytes=2**31 - 1, max_pixels=2 * PILLOW_BOMB_PIXELS, max_side=65_500, min_side=1)
 ROWS = 64
+RECEIPT_COLUMNS = (
+    "key",
+    "status",
+    "format",
+    "flags",
+    "output_path",
+    "output_sha256",
+    "defender_digest",
+    "policy_digest",
+    "budget_levels",
+)
 
 
 class NotATarget(ValueError):
@@ -108,7 +119,9 @@ def target_table(target: str) -> tuple[ProtectedTable, str]:
         table = ProtectedTable(url)
         if table.storage.is_folder() and table.exists():
             return table, kind
-    raise NotATarget(f"{target} holds no receipts (_rid) and is no table of protected photos: nothing was published there")
+    raise NotATarget(
+        f"{target} holds no receipts (_rid) and is no table of protected photos: nothing was published there"
+    )
 
 
 def verify_target(
@@ -125,147 +138,157 @@ def verify_target(
         NotATarget: if nothing was published there.
     """
     table, kind = target_table(target)
-    state = target if kind == "table" else table.url
     result = Verification()
     published: set[str] = set()
     for drop in table.drops():
-        rows = 0
-        for path, shard in sorted(table.live_files(drop).items()):
-            rows += _verify_shard(table, Storage(target), kind, drop, path, shard, result, published)
-            on_photo(result.photos)
-        catalog = read_current(f"{Storage(state).url}/_rid" if kind == "table" else state, drop)
+        catalog = _catalog_of(target, drop)
         if catalog is None:
             result.add("missing", drop, "catalog", "the drop's catalog is gone: rows cannot be recounted")
-            continue
-        if rows != catalog.photos:
-            result.add("rows", drop, "table", f"{catalog.photos} photos came in, {rows} rows are there")
-        _verify_budgets(table, Storage(target), kind, drop, catalog, source, result)
+        check = _DropCheck(table, Storage(target), kind, drop, result, _originals(catalog, source))
+        for shard in sorted(table.live_files(drop).values(), key=lambda shard: shard.path):
+            check.shard(shard)
+            on_photo(result.photos)
+        published |= check.published
+        if catalog is not None:
+            check.recount(catalog)
     _find_strangers(Storage(target), kind, published, result)
     return result
 
 
-def _verify_shard(
-    table: ProtectedTable,
-    target: Storage,
-    kind: str,
-    drop: str,
-    path: str,
-    shard: ShardFile,
-    result: Verification,
-    published: set[str],
-) -> int:
-    """Re-hashes the photos of one shard and returns its number of rows."""
-    count = 0
-    try:
-        with table.storage.open(path) as file:
-            parquet = open_parquet(file)
-            for batch in parquet.iter_batches(batch_size=ROWS, use_threads=False):
-                for row in _rows(batch):
-                    _verify_row(target, kind, drop, row, result, published)
-                count += batch.num_rows
-    except FileNotFoundError:
-        result.add("missing", drop, path, f"the shard's file is gone, and {shard.rows} photos with it")
-    except (OSError, pa.ArrowInvalid) as error:
-        result.add("changed", drop, path, f"the shard's file cannot be read: {str(error).splitlines()[0][:200]}")
-    else:
-        if count != shard.rows:
-            result.add("rows", drop, path, f"{shard.rows} rows were committed, {count} are there")
-    return count
+def _catalog_of(target: str, drop: str) -> DropCatalog | None:
+    """The drop's catalog: in the target, or beside it, where the assets of a deployment keep it."""
+    beside = Storage(target).as_parent_and_name()[0].url
+    return read_current(state_url(target), drop) or read_current(beside, drop)
 
 
-def _verify_row(
-    target: Storage, kind: str, drop: str, row: dict[str, Any], result: Verification, published: set[str]
-) -> None:
-    result.photos += 1
-    if row["status"] not in {status.value for status in Status}:
-        result.add("rows", drop, row["key"], f"status {row['status']!r} is none")
-    if row["output_sha256"] is None:
-        return
-    result.by_defender[drop, row["defender_digest"], row["policy_digest"]] += row["status"] == Status.PROTECTED
-    if kind == "files":
-        published.add(row["output_path"])
-        try:
-            data = target.read_bytes(row["output_path"])
-        except FileNotFoundError:
-            result.add("missing", drop, row["output_path"], "the published photo is gone")
-            return
-    else:
-        data = _image_of(row) or b""
-    result.published += 1
-    if hashlib.sha256(data).hexdigest() != row["output_sha256"]:
-        result.add("changed", drop, row["output_path"] or row["key"], "its sha256 is not that of its receipt")
-
-
-def _rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
-    names = ["key", "status", "output_path", "output_sha256", "defender_digest", "policy_digest"]
-    images = [name for name in ("image", "content") if name in batch.schema.names and name not in names]
-    rows: list[dict[str, Any]] = batch.select(names + images).to_pylist()
+def _originals(catalog: DropCatalog | None, source: str | None) -> dict[str, dict[str, Any]]:
+    """Catalog rows by key, pointing to where the originals lie now."""
+    if catalog is None:
+        return {}
+    rows = {row["key"]: row for row in read_catalog(catalog).to_pylist()}
+    if source is not None:
+        moved = Storage(source).url
+        for row in rows.values():
+            row["source_uri"] = moved + row["source_uri"].removeprefix(catalog.source)
     return rows
 
 
-def _image_of(row: dict[str, Any]) -> bytes | None:
-    if row.get("image") is not None:
-        data: bytes | None = row["image"]["bytes"]
-        return data
-    return row.get("content")
+class _DropCheck:
+    """Verifies the shards of one drop; at most one batch of rows and photos is in memory."""
 
+    def __init__(
+        self,
+        table: ProtectedTable,
+        target: Storage,
+        kind: str,
+        drop: str,
+        result: Verification,
+        originals: dict[str, dict[str, Any]],
+    ) -> None:
+        self._table = table
+        self._target = target
+        self._kind = kind
+        self._drop = drop
+        self._result = result
+        self._originals = originals
+        self._keys: Counter[str] = Counter()
+        self.published: set[str] = set()
 
-def _verify_budgets(
-    table: ProtectedTable,
-    target: Storage,
-    kind: str,
-    drop: str,
-    catalog: DropCatalog,
-    source: str | None,
-    result: Verification,
-) -> None:
-    """Measures the budget of lossless photos again, one at a time, against their originals."""
-    columns = ["key", "status", "format", "flags", "budget_levels", "output_path"]
-    receipts = {
-        row["key"]: row
-        for row in table.read(drop, columns).to_pylist()
-        if row["status"] == Status.PROTECTED and row["format"] in LOSSLESS and "quality_estimated" not in row["flags"]
-    }
-    if not receipts:
-        return
-    written = _written_photos(table, target, kind, drop, receipts)
-    for row in read_catalog(catalog).to_pylist():
-        if row["key"] not in receipts or row["key"] not in written:
-            continue
-        if source is not None:
-            row["source_uri"] = row["source_uri"].replace(catalog.source, Storage(source).url, 1)
+    def shard(self, shard: ShardFile) -> None:
+        """Re-hashes the photos of one shard and measures the budgets of its lossless ones."""
+        count = 0
         try:
-            (photo,) = read_photos([row])
-            before = colour_planes(decode(photo.data or b"", READ_ALL).pixels)
-            after = colour_planes(decode(written[row["key"]](), READ_ALL).pixels)
-        except (InputChanged, OSError):
-            result.budgets_unchecked += 1
-            continue
-        except PhotoRefused as refusal:
-            result.add("unreadable", drop, row["key"], str(refusal))
-            continue
-        result.budgets_checked += 1
-        worst = int(cv2.absdiff(before, after).max()) if before.shape == after.shape else 256
-        if worst > receipts[row["key"]]["budget_levels"] or not np.any(before != after):
-            result.add("budget", drop, row["key"], f"differs by {worst} levels; {receipts[row['key']]['budget_levels']} allowed")
+            with self._table.storage.open(shard.path) as file:
+                parquet = open_parquet(file)
+                columns = [
+                    name for name in (*RECEIPT_COLUMNS, "image", "content") if name in parquet.schema_arrow.names
+                ]
+                for batch in parquet.iter_batches(batch_size=ROWS, columns=columns, use_threads=False):
+                    self._batch(batch.to_pylist())
+                    count += batch.num_rows
+        except FileNotFoundError:
+            self._add("missing", shard.path, f"the shard's file is gone, and {shard.rows} photos with it")
+        except (OSError, pa.ArrowInvalid) as error:
+            self._add("changed", shard.path, f"the shard's file cannot be read: {str(error).splitlines()[0][:200]}")
+        else:
+            if count != shard.rows:
+                self._add("rows", shard.path, f"{shard.rows} rows were committed, {count} are there")
 
+    def recount(self, catalog: DropCatalog) -> None:
+        """Compares the rows with the photos that came in."""
+        rows = self._keys.total()
+        if rows != catalog.photos:
+            self._add("rows", "table", f"{catalog.photos} photos came in, {rows} rows are there")
+        for key in sorted(self._keys.keys() ^ self._originals.keys()):
+            what = "no photo of this name came in" if key in self._keys else "the photo has no row"
+            self._add("rows", key, what)
+        for key, count in self._keys.items():
+            if count > 1:
+                self._add("rows", key, f"the photo has {count} rows")
 
-def _written_photos(
-    table: ProtectedTable, target: Storage, kind: str, drop: str, receipts: dict[str, dict[str, Any]]
-) -> dict[str, Callable[[], bytes]]:
-    """How to read each published photo: its file, or its row's bytes."""
-    if kind == "files":
-        there = {entry.path for entry in target.list_files()}
-        return {
-            key: (lambda path=row["output_path"]: target.read_bytes(path))
-            for key, row in receipts.items()
-            if row["output_path"] in there
-        }
-    schema = table.schema()
-    assert schema is not None, "a table with receipts has a schema"
-    image = "image" if "image" in schema.names else "content"
-    rows = table.read(drop, ["key", image]).to_pylist()
-    return {row["key"]: (lambda data=_image_of(row): data or b"") for row in rows if row["key"] in receipts}
+    def _batch(self, rows: list[dict[str, Any]]) -> None:
+        lossless: dict[str, tuple[dict[str, Any], bytes]] = {}
+        for row in rows:
+            self._result.photos += 1
+            self._keys[row["key"]] += 1
+            if row["status"] not in {status.value for status in Status}:
+                self._add("rows", row["key"], f"status {row['status']!r} is none")
+            data = self._published_bytes(row) if row["output_sha256"] is not None else None
+            lossy = "quality_estimated" in (row["flags"] or ())
+            if data is not None and row["status"] == Status.PROTECTED and row["format"] in LOSSLESS and not lossy:
+                lossless[row["key"]] = (row, data)
+        self._measure(lossless)
+
+    def _published_bytes(self, row: dict[str, Any]) -> bytes | None:
+        """The published photo if it is what its receipt says, else None and a finding."""
+        if row["status"] == Status.PROTECTED:
+            self._result.by_defender[self._drop, row["defender_digest"], row["policy_digest"]] += 1
+        name = row["output_path"] or row["key"]
+        if self._kind == "files":
+            self.published.add(name)
+            try:
+                data = self._target.read_bytes(name)
+            except FileNotFoundError:
+                self._add("missing", name, "the published photo is gone")
+                return None
+        else:
+            data = image_bytes(row) or b""
+        self._result.published += 1
+        if hashlib.sha256(data).hexdigest() == row["output_sha256"]:
+            return data
+        self._add("changed", name, "its sha256 is not that of its receipt")
+        return None
+
+    def _measure(self, lossless: dict[str, tuple[dict[str, Any], bytes]]) -> None:
+        """Measures the budget of lossless photos again, against their originals."""
+        for key, (row, data) in lossless.items():
+            original = self._original(key)
+            if original is None:
+                self._result.budgets_unchecked += 1
+                continue
+            try:
+                before = colour_planes(decode(original, READ_ALL).pixels)
+                after = colour_planes(decode(data, READ_ALL).pixels)
+            except PhotoRefused as refusal:
+                self._add("unreadable", key, str(refusal))
+                continue
+            self._result.budgets_checked += 1
+            worst = int(cv2.absdiff(before, after).max()) if before.shape == after.shape else 256
+            if not 0 < worst <= row["budget_levels"]:
+                self._add("budget", key, f"differs by {worst} levels; 1 to {row['budget_levels']} are allowed")
+
+    def _original(self, key: str) -> bytes | None:
+        """The original's bytes, if they can be read and are still those that were protected."""
+        if key not in self._originals:
+            return None
+        try:
+            photos = list(read_photos([self._originals[key]]))
+        except (InputChanged, OSError, ValueError):
+            return None
+        return photos[0].data if photos else None
+
+    def _add(self, kind: str, name: str, detail: str) -> None:
+        self._result.add(kind, self._drop, name, detail)
 
 
 def _find_strangers(target: Storage, kind: str, published: set[str], result: Verification) -> None:

@@ -1,0 +1,1 @@
+"""The Dagster deployment and the command line."""

@@ -36,14 +36,22 @@ def protect(
     budget: Annotated[int | None, typer.Option(help="Largest change of a value, 1-16 of 255 levels.")] = None,
     drop: Annotated[str | None, typer.Option(help="Name of this set of photos; by default a digest of SOURCE.")] = None,
     policy: Annotated[Path | None, typer.Option(help="JSON file with a protection policy.")] = None,
-    scheduler: Annotated[str | None, typer.Option(help="Address of a running Dask scheduler.", envvar="RID_SCHEDULER")] = None,
-    workers: Annotated[int | None, typer.Option(help="Worker processes; by default one a core, 0 for this process.")] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Address of a running Dask scheduler.", envvar="RID_SCHEDULER")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Worker processes; by default one a core, 0 for this process.")
+    ] = None,
     retry: Annotated[list[str] | None, typer.Option(help="Try photos again that were quarantined for REASON.")] = None,
-    rehash: Annotated[bool, typer.Option("--rehash", help="Read every photo again, even if its listing is unchanged.")] = False,
+    rehash: Annotated[
+        bool, typer.Option("--rehash", help="Read every photo again, even if its listing is unchanged.")
+    ] = False,
     allow_insecure_scheduler: Annotated[
         bool, typer.Option("--allow-insecure-scheduler", help="Accept a scheduler on another machine without TLS.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and how long it would take.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done and how long it would take.")
+    ] = False,
     as_json: Json = False,
 ) -> int:
     """Protects every photo of SOURCE and writes it to TARGET; a second run continues or does nothing."""
@@ -143,7 +151,9 @@ def exit_code(error: Exception) -> int:
 
     if isinstance(error, FailureBudgetExceeded):
         return exit_codes.FAILURE_BUDGET
-    return exit_codes.INVALID_REQUEST if isinstance(error, ValueError | FileNotFoundError) else exit_codes.INTERNAL_ERROR
+    return (
+        exit_codes.INVALID_REQUEST if isinstance(error, ValueError | FileNotFoundError) else exit_codes.INTERNAL_ERROR
+    )
 
 
 def sentence(error: Exception) -> str:

@@ -10,7 +10,19 @@ import sys
 from dagster_project import exit_codes
 from dagster_project.settings import registry, rid_home
 
-PACKAGES = ("rid-catalog", "dagster", "dask", "deltalake", "pyarrow", "s3fs", "onnxruntime", "pillow", "numpy", "torch", "diffusers")
+PACKAGES = (
+    "rid-catalog",
+    "dagster",
+    "dask",
+    "deltalake",
+    "pyarrow",
+    "s3fs",
+    "onnxruntime",
+    "pillow",
+    "numpy",
+    "torch",
+    "diffusers",
+)
 
 
 def doctor() -> int:
@@ -25,7 +37,9 @@ def doctor() -> int:
         print(f"defender          {entry.digest[:12]} {entry.name} ({names})")
         print(f"                  {entry.config['description']}")
         print(f"                  licence: {entry.config['licence']}")
-    print("bind addresses    embedded Dask workers listen on 127.0.0.1 behind a temporary TLS key, without a dashboard;")
+    print(
+        "bind addresses    embedded Dask workers listen on 127.0.0.1 behind a temporary TLS key, without a dashboard;"
+    )
     print("                  `dagster dev` listens on 127.0.0.1:3000: put an authenticating proxy in front of it")
     return exit_codes.OK if sound else exit_codes.INTERNAL_ERROR
 
@@ -34,7 +48,9 @@ def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return "not installed" + (" (needed to train and to evaluate: extra `train`)" if package in ("torch", "diffusers") else "")
+        return "not installed" + (
+            " (needed to train and to evaluate: extra `train`)" if package in ("torch", "diffusers") else ""
+        )
 
 
 def _probe_storage() -> bool:
@@ -51,12 +67,13 @@ def _probe_storage() -> bool:
         print(f"RID_HOME          {storage.url}: FAILED, {type(error).__name__}")
         return False
     sound = first and not second and read == b"1"
-    print(f"RID_HOME          {storage.url}: {'conditional write, read and delete work' if sound else 'FAILED: no conditional write'}")
+    outcome = "conditional write, read and delete work" if sound else "FAILED: no conditional write"
+    print(f"RID_HOME          {storage.url}: {outcome}")
     return sound
 
 
 def _print_hardware() -> None:
-    from onnxruntime import get_available_providers  # noqa: TID253
+    from onnxruntime import get_available_providers
 
     from resources.dask_workers import cores, visible_gpus
 

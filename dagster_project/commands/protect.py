@@ -66,8 +66,8 @@ def build_request(
     Raises:
         ValueError: with one sentence, if it cannot be done.
     """
+    from assets.drop_plan import state_url
     from assets.drop_run import ProtectionRequest, default_drop_name
-    from models.policy import ProtectionPolicy
     from resources.catalogs import list_source
     from resources.commits import ProtectedTable
     from resources.storage import Storage
@@ -84,7 +84,7 @@ def build_request(
         target=place.url,
         drop=drop or default_drop_name(origin.url),
         target_kind="table" if table else "files",
-        state=f"{place.url}/_rid",
+        state=state_url(place.url),
         receipts=place.url if table else f"{place.url}/_rid",
         defender=entry,
         policy=policy,
@@ -126,7 +126,9 @@ def estimate(request: ProtectionRequest, workers: WorkerSettings) -> dict[str, A
 
     listing = list_source(request.source)
     name = request.defender.onnx_file
-    model = fetch_defender(request.defender.location, request.defender.digest, {name: request.defender.config["files"][name]})
+    model = fetch_defender(
+        request.defender.location, request.defender.digest, {name: request.defender.config["files"][name]}
+    )
     protector = Protector(OnnxEngine(model[name]), request.policy, request.budget_levels)
     result: dict[str, Any] = {
         "source": request.source,
@@ -149,7 +151,11 @@ def estimate(request: ProtectionRequest, workers: WorkerSettings) -> dict[str, A
     except PhotoRefused:
         seconds = time.perf_counter() - began
     processes = workers.n_workers or cores()
-    return result | {"photos": photos, "seconds_estimated": round(photos * seconds / processes, 1), "workers": processes}
+    return result | {
+        "photos": photos,
+        "seconds_estimated": round(photos * seconds / processes, 1),
+        "workers": processes,
+    }
 
 
 def _count_and_sample(listing: Any) -> tuple[int, bytes]:
@@ -162,7 +168,9 @@ def _count_and_sample(listing: Any) -> tuple[int, bytes]:
     if not listing.files:
         raise InvalidRequest(f"{listing.base} holds no photos: give a folder or prefix with images, or Parquet")
     if listing.kind == "files":
-        return len(listing.files), base.read_bytes(sorted(listing.files, key=lambda e: e.size)[len(listing.files) // 2].path)
+        return len(listing.files), base.read_bytes(
+            sorted(listing.files, key=lambda e: e.size)[len(listing.files) // 2].path
+        )
     photos, sample = 0, b""
     for entry in listing.files:
         with base.open(entry.path) as file:
@@ -182,7 +190,8 @@ def describe(summary: DropSummary, request: ProtectionRequest) -> str:
         *(f"  {count} {reason}" for reason, count in summary.quarantined.items()),
         f"protected photos  {request.target}",
         f"receipts          {request.receipts} (drop {request.drop})",
-        f"defender          {request.defender.name} {request.defender.digest[:12]}, budget {request.budget_levels} of 255 levels",
+        f"defender          {request.defender.name} {request.defender.digest[:12]}",
+        f"budget            {request.budget_levels} of 255 levels",
         f"this run          {summary.photos_computed} photos in {summary.seconds:.1f} s, {summary.shards_written} of "
         f"{summary.shards} shards written" + ("" if summary.committed else ", nothing to commit"),
     ]
