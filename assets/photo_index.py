@@ -22,11 +22,12 @@ from assets.source_photos import InputChanged, iter_parquet_photos, read_uri, ro
 from models.images import PhotoRefused, read_header
 from models.policy import ProtectionPolicy
 from resources.catalogs import SourceListing, list_source, open_parquet, parquet_layout
-from resources.dask_workers import Workers
+from resources.dask_workers import Workers, WorkerSettings
 from resources.schemas import CATALOG, Reason
 from resources.storage import FileEntry, Storage, StorageUrlError
 
 BATCH = 256  # photos an index task
+FEW = 16  # photos that are not worth starting workers for
 HASH_CHUNK = 2**20
 NAME_REASONS = (Reason.UNSAFE_NAME.value, Reason.NAME_COLLISION.value)
 
@@ -114,7 +115,9 @@ def index_source(
         kept, tasks = _plan_parquet(listing, policy_json, known)
     tables = [kept]
     hashed = 0
-    for done in workers.run(index_photos, tasks, prefix="index", expected=len(tasks)):
+    few = len(tasks) == 1 and 0 < len(tasks[0].photos) <= FEW
+    place = Workers(WorkerSettings(n_workers=0)) if few else workers
+    for done in place.run(index_photos, tasks, prefix="index", expected=len(tasks)):
         if done.result is None:
             raise InputChanged("a worker died while it read photos; run again to continue")
         tables.append(done.result)
@@ -140,7 +143,7 @@ def _plan_files(listing: SourceListing, policy_json: str, known: pa.Table | None
     keep: list[int] = []
     fresh: list[FileEntry] = []
     for entry in listing.files:
-        position, identity = recorded.get(f"{listing.base}/{entry.path}", (-1, ""))
+        position, identity = recorded.get(f"{listing.base}/{printable(entry.path)}", (-1, ""))
         if position >= 0 and identity == entry.identity:
             keep.append(position)
         else:
@@ -185,9 +188,18 @@ def _file_rows(task: IndexTask) -> Iterator[dict[str, Any]]:
     """Rows of photos that are files of their own."""
     policy = ProtectionPolicy.from_json(task.policy_json)
     source = Storage(task.source_url)
-    for key, size, identity in task.photos:
+    for path, size, identity in task.photos:
+        key = printable(path)
         row = {"key": key, "source_uri": source.uri(key), "identity": identity, "bytes_in": size}
-        yield row | _read_photo(source, key, size, policy)
+        if key == path:
+            yield row | _read_photo(source, key, size, policy)
+        else:
+            yield row | {"reason": Reason.UNSAFE_NAME.value, "detail": "the name is not UTF-8"}
+
+
+def printable(path: str) -> str:
+    """A file name as text; bytes that are not UTF-8 are written out, and such a file is never read."""
+    return path.encode("utf-8", "backslashreplace").decode()
 
 
 def _parquet_rows(task: IndexTask) -> Iterator[dict[str, Any]]:
