@@ -5,26 +5,33 @@ H, W stored sides; S the defender's working resolution.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from models.budget import check_budget
 from models.engines import Engine
 from models.images import decode
-from models.photos import Encoding, Photo, PhotoRefused, Pixels
-from models.policy import ProtectionPolicy
-from models.quality import Survival, measure_survival, ssim
-from models.resampling import enlarge, from_upright, place_windows, shrink, to_upright
+from models.photos import Photo, PhotoRefused, Pixels, Stronger
+from models.policy import PILLOW_BOMB_PIXELS, ProtectionPolicy
+from models.quality import Survival, largest_difference, measure_survival, squared_distance, ssim
+from models.resampling import (
+    Perturbation,
+    add_saturating,
+    enlarge,
+    from_upright,
+    place_windows,
+    shrink,
+    to_upright,
+)
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 MIN_GAIN = 0.1  # below it a photo is never called protected, whatever the policy
 DEAD_LEVELS = 1e-3  # a defender whose largest output is below this changes nothing
-SATURATED_SHARE = 0.25
-
-Perturbation = npt.NDArray[np.int8]
+READ_BACK = ProtectionPolicy(max_bytes=2**31 - 1, max_pixels=2 * PILLOW_BOMB_PIXELS, max_side=65_500, min_side=1)
+SATURATED_SHARE = 0.25  # of the perturbation's energy; above it the photo is flagged
 
 
 class ZeroPerturbation(RuntimeError):
@@ -83,26 +90,30 @@ class Protector:
     def perturbation(self, photo: Photo) -> Perturbation:
         """Returns the perturbation of the stored pixels, before saturation.
 
+        A colour photo whose channels are all equal is treated as grey, so that it stays without colour.
+
         Returns:
             (H, W) int8 for a grey photo, else (H, W, 3), within plus and minus the budget.
 
         Raises:
             ZeroPerturbation: if the defender outputs nothing at all.
         """
-        orientation = photo.header.orientation
         stored = colour_planes(photo.pixels)
-        seen = to_upright(stored, orientation)
-        small = shrink(np.ascontiguousarray(seen) if orientation != 1 else seen, self.engine.working_resolution)
-        rgb = cv2.cvtColor(small, cv2.COLOR_GRAY2RGB) if small.ndim == 2 else small  # (h, w, 3)
-        windows = place_windows(rgb.shape[:2], self.engine.working_resolution, self.policy.window_overlap)
+        neutral = stored.ndim == 3 and is_neutral(stored)
+        orientation, side = photo.header.orientation, self.engine.working_resolution
+        small = to_upright(shrink(stored, side), orientation)
+        rgb = cv2.cvtColor(np.ascontiguousarray(small), cv2.COLOR_GRAY2RGB) if small.ndim == 2 else small  # (h, w, 3)
+        windows = place_windows(rgb.shape[:2], side, self.policy.window_overlap)
         squares = self.engine.perturb(windows.cut(rgb), float(self.budget_levels))  # (N, 3, S, S)
         levels = windows.join(squares, rgb.shape[:2])  # (h, w, 3)
-        if not np.isfinite(levels).all() or np.abs(levels).max() < DEAD_LEVELS:
+        largest = max(float(levels.max()), -float(levels.min()))
+        if not DEAD_LEVELS <= largest < math.inf:  # not a number is neither
             raise ZeroPerturbation("the defender's output is zero or not a number: choose another defender")
-        if stored.ndim == 2:
+        if neutral or stored.ndim == 2:
             levels = levels @ LUMA  # (h, w)
-        stored_levels = np.ascontiguousarray(from_upright(levels, orientation))
-        return enlarge(stored_levels, (photo.header.height, photo.header.width), self.budget_levels)
+        turned = np.ascontiguousarray(from_upright(levels, orientation))
+        native = enlarge(turned, (photo.header.height, photo.header.width), self.budget_levels)
+        return cv2.merge([native] * 3) if neutral else native
 
     def protect(self, data: bytes, name: str = "") -> ProtectedPhoto:
         """Decodes, perturbs and encodes one photo, and measures the result on the written file.
@@ -122,26 +133,25 @@ class Protector:
         """The same for a photo that is decoded already; `bytes_in` is the size of its file."""
         before = colour_planes(photo.pixels)
         wanted = self.perturbation(photo)
-        after: Pixels = cv2.add(before, wanted, dtype=cv2.CV_8U)  # saturates
-        moved = cv2.subtract(after, before, dtype=cv2.CV_8S)
-        if not moved.any():
+        perturbed = add_saturating(before, wanted)
+        stored = squared_distance(perturbed, before) / max(1.0, float(cv2.norm(wanted, cv2.NORM_L2SQR)))
+        if stored < MIN_GAIN:
             raise PhotoRefused(
-                "protection_lost_in_encoding", "no pixel can move: the perturbation rounds to nothing here"
+                "protection_lost_in_encoding",
+                f"{stored:.2f} of the perturbation can be stored: it rounds to nothing, or pixels are black or white",
             )
-        protected = with_colour(photo.pixels, after)
-        written = self._encode(photo, before, protected, moved)
-        linf = int(np.abs(moved).max())
+        written = self._encode(photo, before, perturbed)
         flags = [*photo.flags, *written.flags]
-        if "chroma_raised" in written.flags or "quality_raised" in written.flags:
+        if "chroma_raised" in flags or "quality_raised" in flags:
             flags.append(f"size_ratio:{len(written.data) / max(1, bytes_in):.2f}")
-        if np.count_nonzero(moved) < (1 - SATURATED_SHARE) * np.count_nonzero(wanted):
+        if stored < 1 - SATURATED_SHARE:
             flags.append("saturated")
         return ProtectedPhoto(
             data=written.data,
             format=photo.header.format,
             width=photo.header.width,
             height=photo.header.height,
-            linf_levels=linf,
+            linf_levels=largest_difference(perturbed, before),
             survival_gain=written.survival.gain,
             survival_cosine=written.survival.cosine,
             psnr=written.survival.psnr,
@@ -149,39 +159,58 @@ class Protector:
             flags=tuple(dict.fromkeys(flags)),
         )
 
-    def _encode(self, photo: Photo, before: Pixels, protected: Pixels, moved: Perturbation) -> _Written:
+    def _encode(self, photo: Photo, before: Pixels, perturbed: Pixels) -> _Written:
         """Writes like the original; a lossy file that keeps too little is written with more fidelity."""
-        first = self._write(photo.encoding, protected, before, moved, ())
+        pixels = with_colour(photo.pixels, perturbed)
+        written = self._write(Stronger(photo.encoding, ()), photo, pixels, perturbed)
         if photo.encoding.lossless:
-            self._check_budget(first, before, protected)
-            return first
+            self._check_budget(written, before, perturbed)
+            return written
         least = max(self.policy.min_survival, MIN_GAIN)
-        best = first
-        if best.survival.gain >= least:
-            return best
-        for stronger in photo.encoding.stronger():
-            best = self._write(stronger.encoding, protected, before, moved, stronger.flags)
-            if best.survival.gain >= least:
-                return best
-        raise PhotoRefused(
-            "protection_lost_in_encoding",
-            f"the {photo.header.format} keeps {best.survival.gain:.2f} of the perturbation; the policy asks for {least:.2f}",
-        )
+        ladder = photo.encoding.stronger()
+        while written.survival.gain < least:
+            stronger = next(ladder, None)
+            if stronger is None:
+                raise PhotoRefused(
+                    "protection_lost_in_encoding",
+                    f"the {photo.header.format} keeps {written.survival.gain:.2f} of the perturbation; "
+                    f"the policy asks for {least:.2f}",
+                )
+            written = self._write(stronger, photo, pixels, perturbed)
+        return written
 
-    def _write(
-        self, encoding: Encoding, protected: Pixels, before: Pixels, moved: Perturbation, flags: tuple[str, ...]
-    ) -> _Written:
-        data = encoding.write(protected)
-        permissive = replace(self.policy, max_bytes=2**31 - 1, strict_names=False, palette="convert")
-        colour = colour_planes(decode(data, permissive).pixels)
-        return _Written(data, colour, measure_survival(before, colour, moved), flags)
+    def _write(self, how: Stronger, photo: Photo, pixels: Pixels, perturbed: Pixels) -> _Written:
+        """Encodes, decodes what was written, and compares."""
+        data = how.encoding.write(pixels)
+        result = decode(data, READ_BACK)
+        if (result.pixels.shape, result.header.orientation) != (pixels.shape, photo.header.orientation):
+            raise BudgetBroken(
+                f"a written {photo.header.format} has another size, mode or orientation than its original"
+            )
+        if (
+            pixels.ndim == 3
+            and pixels.shape[2] in (2, 4)
+            and not np.array_equal(result.pixels[..., -1], pixels[..., -1])
+        ):
+            raise BudgetBroken(f"a written {photo.header.format} has another alpha channel than its original")
+        colour = colour_planes(result.pixels)
+        survival = measure_survival(colour_planes(photo.pixels), perturbed, colour)
+        return _Written(data, colour, survival, how.flags)
 
-    def _check_budget(self, written: _Written, before: Pixels, protected: Pixels) -> None:
-        worst = int(cv2.absdiff(written.colour, before).max())
-        if worst > self.budget_levels or not np.array_equal(written.colour, colour_planes(protected)):
+    def _check_budget(self, written: _Written, before: Pixels, perturbed: Pixels) -> None:
+        worst = largest_difference(written.colour, before)
+        if worst > self.budget_levels or largest_difference(written.colour, perturbed):
             raise BudgetBroken(
                 f"a lossless file differs by {worst} levels from its original; {self.budget_levels} are allowed"
             )
+
+
+def is_neutral(colour: Pixels) -> bool:
+    """Whether (H, W, 3) pixels hold no colour: all three channels equal."""
+    sample = colour[:: max(1, len(colour) // 8)]
+    if not np.array_equal(sample[..., 0], sample[..., 1]):
+        return False
+    return bool(np.array_equal(colour[..., 0], colour[..., 1]) and np.array_equal(colour[..., 1], colour[..., 2]))
 
 
 def colour_planes(pixels: Pixels) -> Pixels:

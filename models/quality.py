@@ -1,4 +1,7 @@
-"""How a written photo differs from its original: what survived of the perturbation, PSNR and SSIM."""
+"""How a written photo differs from its original: what survived of the perturbation, PSNR and SSIM.
+
+Everything is computed from norms of differences of uint8 pictures, which OpenCV sums in integers without copies.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,16 @@ import numpy as np
 import numpy.typing as npt
 
 from models.photos import Pixels
+from models.resampling import shrink
 
 SSIM_SIDE = 256
-SSIM_SIGMA = 1.5
+SSIM_WINDOW, SSIM_SIGMA = (11, 11), 1.5
 SSIM_C1, SSIM_C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-BLOCK_VALUES = 2**21
 
 
 @dataclass(frozen=True)
 class Survival:
-    """The decoded difference d against the intended one p, over all colour values.
+    """The decoded difference d = written - original against the stored perturbation p = perturbed - original.
 
     Attributes:
         gain: <d, p> / <p, p>; 1 if all of the perturbation came through, 0 if none.
@@ -32,26 +35,29 @@ class Survival:
     psnr: float
 
 
-def measure_survival(original: Pixels, written: Pixels, perturbation: npt.NDArray[np.int8]) -> Survival:
-    """Compares a decoded written photo with its original, block by block.
+def measure_survival(original: Pixels, perturbed: Pixels, written: Pixels) -> Survival:
+    """Compares a decoded written photo with its original and with what was given to the encoder.
 
     Args:
         original: (H, W) or (H, W, 3) uint8.
-        written: the same shape.
-        perturbation: the same shape, what was added before encoding, in levels.
+        perturbed: the same shape, original plus perturbation.
+        written: the same shape, what the written file decodes to.
     """
-    rows = max(1, BLOCK_VALUES // max(1, original[0].size))
-    dd = dp = pp = 0.0
-    for start in range(0, len(original), rows):
-        part = slice(start, start + rows)
-        d = cv2.subtract(written[part], original[part], dtype=cv2.CV_32F).ravel()
-        p = perturbation[part].astype(np.float32).ravel()
-        dd += float(d @ d)
-        dp += float(d @ p)
-        pp += float(p @ p)
+    dd, pp = squared_distance(written, original), squared_distance(perturbed, original)
+    dp = (dd + pp - squared_distance(written, perturbed)) / 2  # |d - p|^2 = |d|^2 + |p|^2 - 2 <d, p>
     gain = dp / pp if pp else 0.0
     cosine = dp / math.sqrt(dd * pp) if dd and pp else 0.0
     return Survival(gain, cosine, 10 * math.log10(255**2 * original.size / dd) if dd else math.inf)
+
+
+def squared_distance(first: Pixels, second: Pixels) -> float:
+    """Returns the sum of squared differences; exact, it is summed in integers."""
+    return float(cv2.norm(first, second, cv2.NORM_L2SQR))
+
+
+def largest_difference(first: Pixels, second: Pixels) -> int:
+    """Returns the largest absolute difference, in levels."""
+    return int(cv2.norm(first, second, cv2.NORM_INF))
 
 
 def ssim(first: Pixels, second: Pixels) -> float:
@@ -63,20 +69,20 @@ def ssim(first: Pixels, second: Pixels) -> float:
     """
     x, y = (_small_luma(picture) for picture in (first, second))
     mean_x, mean_y = _blur(x), _blur(y)
-    var_x, var_y = _blur(x * x) - mean_x**2, _blur(y * y) - mean_y**2
+    squares = _blur(x * x + y * y) - (mean_x**2 + mean_y**2)
     covariance = _blur(x * y) - mean_x * mean_y
     luminance = (2 * mean_x * mean_y + SSIM_C1) / (mean_x**2 + mean_y**2 + SSIM_C1)
-    structure = (2 * covariance + SSIM_C2) / (var_x + var_y + SSIM_C2)
+    structure = (2 * covariance + SSIM_C2) / (squares + SSIM_C2)
     return float((luminance * structure).mean())
 
 
 def _small_luma(picture: Pixels) -> npt.NDArray[np.float32]:
-    scale = SSIM_SIDE / min(picture.shape[:2])
-    if scale < 1:
-        picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    if min(picture.shape[:2]) > SSIM_SIDE:
+        picture = shrink(picture, SSIM_SIDE)
     luma = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
     return luma.astype(np.float32)
 
 
 def _blur(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    return cv2.GaussianBlur(values, (11, 11), SSIM_SIGMA)
+    blurred: npt.NDArray[np.float32] = cv2.GaussianBlur(values, SSIM_WINDOW, SSIM_SIGMA)
+    return blurred

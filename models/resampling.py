@@ -5,6 +5,7 @@ H, W native sides; h, w sides after the short one became S, the working resoluti
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -14,6 +15,10 @@ import numpy.typing as npt
 from models.photos import Pixels
 
 Levels = npt.NDArray[np.float32]
+Perturbation = npt.NDArray[np.int8]
+
+FIXED_POINT = 256  # int16 steps of one level; 16 levels and bicubic's overshoot stay far from its end
+STRIP_VALUES = 2**17  # values that are rounded and added at a time, so that they stay in the processor's cache
 
 
 def to_upright(picture: npt.NDArray, orientation: int) -> npt.NDArray:  # type: ignore[type-arg]
@@ -41,7 +46,19 @@ def shrink(picture: Pixels, side: int) -> Pixels:
     height, width = picture.shape[:2]
     scale = side / min(height, width)
     size = (max(side, round(width * scale)), max(side, round(height * scale)))
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    if size == (width, height):
+        return picture
+    while min(picture.shape[:2]) >= 4 * side:  # exact halves are ten times as fast as other ratios
+        picture = _halve(picture)
+    resized: Pixels = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    return resized
+
+
+def _halve(picture: Pixels) -> Pixels:
+    """Averages 2 x 2 pixels; an odd last row or column is left out, a shift of less than one pixel of the original."""
+    height, width = picture.shape[0] // 2, picture.shape[1] // 2
+    half: Pixels = cv2.resize(picture[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA)
+    return half
 
 
 @dataclass(frozen=True)
@@ -58,19 +75,21 @@ class Windows:
     starts: tuple[int, ...]
     horizontal: bool
 
-    def cut(self, picture: Pixels) -> npt.NDArray[np.float32]:
+    def cut(self, picture: Pixels) -> Levels:
         """Returns (N, 3, S, S) float32 squares in [-1, 1] of an (h, w, 3) picture."""
         parts = [
             picture[:, start : start + self.side] if self.horizontal else picture[start : start + self.side]
             for start in self.starts
         ]
-        squares = np.stack(parts).transpose(0, 3, 1, 2)  # (N, 3, S, S)
-        return np.ascontiguousarray(squares, np.float32) * np.float32(1 / 127.5) - np.float32(1)
+        parts = [np.ascontiguousarray(part) for part in parts]
+        squares: Levels = cv2.dnn.blobFromImages(parts, 1 / 127.5, mean=(127.5, 127.5, 127.5))  # (N, 3, S, S)
+        return squares
 
     def join(self, squares: Levels, shape: tuple[int, int]) -> Levels:
         """Blends (N, 3, S, S) squares into an (h, w, 3) picture; the weights sum to one, so a bound stays a bound."""
         if len(self.starts) == 1:
-            return np.ascontiguousarray(squares[0].transpose(1, 2, 0))
+            only: Levels = cv2.merge(list(squares[0]))  # (S, S, 3)
+            return only
         ramp = np.minimum(np.arange(1, self.side + 1), np.arange(self.side, 0, -1)).astype(np.float32)  # (S,)
         weight = ramp[:, None] if self.horizontal else ramp[:, None, None]
         total = np.zeros((*shape, 3), np.float32)
@@ -100,11 +119,40 @@ def place_windows(shape: tuple[int, int], side: int, overlap: float) -> Windows:
     return Windows(side, tuple(starts), horizontal=width > height)
 
 
-def enlarge(levels: Levels, shape: tuple[int, int], budget_levels: int) -> npt.NDArray[np.int8]:
+def enlarge(levels: Levels, shape: tuple[int, int], budget_levels: int) -> Perturbation:
     """Upsamples (h, w) or (h, w, 3) levels to (H, W), bicubic, then rounds and clips to the budget.
 
-    Bicubic interpolation overshoots, so the clip comes after it.
+    Bicubic interpolation overshoots, so the clip comes after it. It is done in fixed point, in steps of 1/256 level:
+    twice as fast as in floats.
     """
-    native = cv2.resize(levels, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
-    rounded = cv2.addWeighted(native, 1.0, native, 0.0, 0.0, dtype=cv2.CV_8S)  # converts with rounding, in one pass
-    return np.clip(rounded, np.int8(-budget_levels), np.int8(budget_levels), out=rounded)
+    bounded = np.clip(levels, -budget_levels, budget_levels)
+    fixed = np.rint(bounded * np.float32(FIXED_POINT)).astype(np.int16)
+    if fixed.shape[:2] != shape:
+        smaller = shape[0] < fixed.shape[0]
+        fixed = cv2.resize(fixed, shape[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
+    out = np.empty(fixed.shape, np.int8)
+    for part in strips(out):
+        rounded = fixed[part]  # a view: the strip is worked on in place
+        rounded += np.int16(FIXED_POINT // 2)
+        rounded >>= np.int16(FIXED_POINT.bit_length() - 1)
+        np.clip(rounded, -budget_levels, budget_levels, out=rounded)
+        out[part] = rounded
+    return out
+
+
+def add_saturating(pixels: Pixels, perturbation: Perturbation) -> Pixels:
+    """Returns pixels + perturbation, kept within 0 to 255; both (H, W) or (H, W, 3)."""
+    out = np.empty_like(pixels)
+    for part in strips(pixels):
+        total = pixels[part].astype(np.int16)
+        total += perturbation[part]
+        np.clip(total, 0, 255, out=total)
+        out[part] = total
+    return out
+
+
+def strips(picture: npt.NDArray[np.generic]) -> Iterator[slice]:
+    """Yields slices of whole rows, of about STRIP_VALUES values each."""
+    rows = max(1, STRIP_VALUES // max(1, picture[0].size))
+    for start in range(0, len(picture), rows):
+        yield slice(start, start + rows)
