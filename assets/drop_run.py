@@ -251,17 +251,27 @@ def _protect_missing(
     """
     tasks = [_task(request, catalog, work) for work in state.work]
     photos = {work.shard.work_key: work.shard.photos for work in state.work}
+    total = sum(photos.values())
     outcomes = _count(done.outcomes for done in state.done.values())
     results: dict[str, ShardResult] = {}
+    deadly: list[ShardTask] = []
     finished = 0
-    for completed in workers.run(protect_shard, tasks, prefix="protect", expected=len(tasks)):
-        key = completed.task.work_key
-        result = completed.result or _isolate(completed.task, photos[key], workers)
-        results[key] = result
+
+    def accept(task: ShardTask, result: ShardResult) -> None:
+        nonlocal finished
         finished += result.photos
+        results[task.work_key] = result
         outcomes.update(result.outcomes)
-        report(Progress("protect", finished, sum(photos.values())))
+        report(Progress("protect", finished, total))
         _check_failure_budget(request.policy, outcomes, catalog.photos)
+
+    for completed in workers.run(protect_shard, tasks, prefix="protect", expected=len(tasks)):
+        if completed.result is None:
+            deadly.append(completed.task)
+        else:
+            accept(completed.task, completed.result)
+    for task in deadly:
+        accept(task, _isolate(task, photos[task.work_key], workers))
     return results
 
 
@@ -314,7 +324,7 @@ def _isolate(task: ShardTask, photos: int, workers: Workers) -> ShardResult:
     probes = [ProbeTask(task, row) for row in range(photos)]
     killers = [
         done.task.row
-        for done in workers.run(probe_photo, probes, prefix="probe", expected=len(probes))
+        for done in workers.run(probe_photo, probes, prefix="probe", expected=len(probes), alone=True)
         if done.result is None
     ]
     again = replace(task, killed=tuple(sorted(killers)))

@@ -26,6 +26,7 @@ TaskT = TypeVar("TaskT")
 ResultT = TypeVar("ResultT")
 
 RETRIES = 4  # repeats of a task that failed for a transient reason
+CONNECT_SECONDS = 15  # patience with a scheduler
 FIRST_DELAY = 0.5  # seconds before the first repeat; doubled each time, with jitter
 PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
 PERMANENT_ERRNO = {27, 28, 30, 122}  # file too large, no space left, read-only file system, quota exceeded
@@ -162,6 +163,7 @@ class Workers:
         prefix: str,
         expected: int,
         gpu: bool = False,
+        alone: bool = False,
     ) -> Iterator[Completed[TaskT, ResultT]]:
         """Yields each task as it completes, in any order.
 
@@ -171,6 +173,7 @@ class Workers:
             prefix: start of the task keys.
             expected: about how many tasks there are, so that no idle worker is started.
             gpu: asks for a GPU worker if the cluster has any.
+            alone: one task at a time, so that a worker's death can be blamed on nothing else.
 
         Raises:
             WorkersUnavailable: if no worker can be had.
@@ -187,7 +190,8 @@ class Workers:
         client = self.client(expected)
         threads = sum(client.nthreads().values()) or 1
         labels = {"GPU": 1} if gpu and has_gpu_workers(client) else None
-        yield from run_bounded(client, function, everything, prefix=prefix, window=2 * threads + 2, resources=labels)
+        window = 1 if alone else 2 * threads + 2
+        yield from run_bounded(client, function, everything, prefix=prefix, window=window, resources=labels)
 
     def client(self, expected: int = 1) -> Any:
         """The connected client; starts or scales the embedded workers to what `expected` tasks can use."""
@@ -204,7 +208,7 @@ class Workers:
 
         if self.settings.scheduler is not None:
             try:
-                self._client = Client(self.settings.scheduler, set_as_default=False, timeout=20)
+                self._client = Client(self.settings.scheduler, set_as_default=False, timeout=CONNECT_SECONDS)
                 self._client.wait_for_workers(1, timeout=60)
             except (OSError, TimeoutError) as error:
                 raise WorkersUnavailable(
@@ -235,7 +239,7 @@ def embedded_cluster(n_workers: int) -> Any:
             threads_per_worker=1,
             processes=True,
             host="127.0.0.1",
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
             security=True,
             silence_logs=logging.CRITICAL,
         )
@@ -248,7 +252,7 @@ def _gpu_cluster() -> Any:
     from dask_cuda import LocalCUDACluster  # type: ignore[import-not-found,unused-ignore]
 
     cluster = LocalCUDACluster(
-        host="127.0.0.1", dashboard_address=None, resources={"GPU": 1}, silence_logs=logging.CRITICAL
+        host="127.0.0.1", dashboard_address="127.0.0.1:0", resources={"GPU": 1}, silence_logs=logging.CRITICAL
     )
     cluster.cuda = True
     return cluster

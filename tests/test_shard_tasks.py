@@ -1,11 +1,10 @@
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from small_catalogs import HERE, photo_bytes, request_for, run, tree, write_parquet, write_photos
+from small_catalogs import HERE, photo_bytes, request_for, tree, write_parquet, write_photos
 from tiny_defender import write_tiny_defender
 
 from assets.drop_plan import plan_shards
@@ -54,10 +53,10 @@ def test_every_photo_is_written_under_its_name_and_has_a_receipt(request_: Prote
 def test_a_finished_shard_is_recognised_and_nothing_is_written(request_: ProtectionRequest):
     task = first_task(request_)
     protect_shard(task)
-    before = {path: os.stat(f"{request_.target}/{path}").st_mtime_ns for path in tree(request_.target)}
+    before = {path: Path(f"{request_.target}/{path}").stat().st_mtime_ns for path in tree(request_.target)}
     again = protect_shard(task)
     assert (again.written, again.computed, again.photos) == (False, 0, 5)
-    assert {path: os.stat(f"{request_.target}/{path}").st_mtime_ns for path in tree(request_.target)} == before
+    assert {path: Path(f"{request_.target}/{path}").stat().st_mtime_ns for path in tree(request_.target)} == before
 
 
 def test_bytes_do_not_depend_on_neighbours(request_: ProtectionRequest, tmp_path: Path):

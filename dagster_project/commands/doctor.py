@@ -37,9 +37,7 @@ def doctor() -> int:
         print(f"defender          {entry.digest[:12]} {entry.name} ({names})")
         print(f"                  {entry.config['description']}")
         print(f"                  licence: {entry.config['licence']}")
-    print(
-        "bind addresses    embedded Dask workers listen on 127.0.0.1 behind a temporary TLS key, without a dashboard;"
-    )
+    print("bind addresses    embedded Dask workers listen on 127.0.0.1 alone, behind a temporary TLS key;")
     print("                  `dagster dev` listens on 127.0.0.1:3000: put an authenticating proxy in front of it")
     return exit_codes.OK if sound else exit_codes.INTERNAL_ERROR
 
