@@ -13,6 +13,7 @@ import numpy.typing as npt
 Squares = npt.NDArray[np.float32]
 INPUTS, OUTPUTS = ("image", "budget_levels"), ("perturbation",)
 GPU_BATCH = 16
+QUANTISED_OPERATORS = (b"DynamicQuantizeLinear", b"DequantizeLinear", b"MatMulInteger", b"QLinear", b"ConvInteger")
 
 
 class Engine(Protocol):
@@ -33,7 +34,8 @@ class Engine(Protocol):
 class OnnxEngine:
     """Runs an exported defender with ONNX Runtime, on CUDA where the installed build offers it, else on the CPU.
 
-    A square is always computed in a batch of one fixed size, so that its result does not depend on its neighbours.
+    On the CPU every square is computed alone, on a GPU together with the others of one call. A call holds the squares
+    of one photo, so a result never depends on other photos.
     """
 
     def __init__(self, model: bytes, *, threads: int = 1, providers: tuple[str, ...] | None = None) -> None:
@@ -45,13 +47,15 @@ class OnnxEngine:
             providers: ONNX Runtime providers in order of preference; None takes CUDA if it is there, then the CPU.
 
         Raises:
-            ValueError: if the file is not a defender as `models.onnx_export` writes it.
+            ValueError: with one sentence, if the file is not a defender as `models.onnx_export` writes it.
         """
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # errors; warnings of graph optimisation are no concern of a catalog's operator
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads leave the core
         available = onnxruntime.get_available_providers()
         wanted = providers or ("CUDAExecutionProvider", "CPUExecutionProvider")
         try:
@@ -62,28 +66,33 @@ class OnnxEngine:
             raise ValueError(f"the defender's ONNX file cannot be opened: {str(error).splitlines()[0]}") from error
         self.working_resolution = self._check_interface()
         provider = self._session.get_providers()[0]
-        self._batch = GPU_BATCH if provider == "CUDAExecutionProvider" else 1
-        self.name = f"onnxruntime {onnxruntime.__version__} {provider} fp32"
+        self._batch = 1 if provider == "CPUExecutionProvider" else GPU_BATCH
+        self.name = f"onnxruntime {onnxruntime.__version__} {provider} {precision_of(model)}"
 
     def _check_interface(self) -> int:
-        inputs = {node.name: node.shape for node in self._session.get_inputs()}
+        inputs = {node.name: (node.type, node.shape) for node in self._session.get_inputs()}
         outputs = tuple(node.name for node in self._session.get_outputs())
-        shape = inputs.get("image", [])
+        _, shape = inputs.get("image", ("", []))
         square = len(shape) == 4 and shape[1] == 3 and shape[2] == shape[3] and isinstance(shape[2], int)
-        if set(inputs) != set(INPUTS) or outputs != OUTPUTS or not square:
+        floats = all(kind == "tensor(float)" for kind, _ in inputs.values())
+        if set(inputs) != set(INPUTS) or outputs != OUTPUTS or not square or not floats:
             raise ValueError(
-                f"the ONNX file has inputs {inputs} and outputs {outputs}; a defender has image (N, 3, S, S), "
-                "budget_levels (N,) and perturbation: export it with `defender_onnx`"
+                f"the ONNX file has inputs {inputs} and outputs {outputs}; a defender has float image (N, 3, S, S), "
+                "float budget_levels (N,) and perturbation: export it with `defender_onnx`"
             )
         return int(shape[2])
 
     def perturb(self, squares: Squares, budget_levels: float) -> Squares:
         """Returns (N, 3, S, S) float32 perturbations in 8-bit levels, within plus and minus the budget."""
-        budgets = np.full(self._batch, budget_levels, np.float32)
         parts = []
         for start in range(0, len(squares), self._batch):
             part = squares[start : start + self._batch]
-            filled = np.concatenate([part, np.zeros((self._batch - len(part), *part.shape[1:]), np.float32)])
-            (levels,) = self._session.run(OUTPUTS, {"image": filled, "budget_levels": budgets})
-            parts.append(levels[: len(part)])
-        return np.concatenate(parts)
+            budgets = np.full(len(part), budget_levels, np.float32)
+            (levels,) = self._session.run(OUTPUTS, {"image": part, "budget_levels": budgets})
+            parts.append(levels)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def precision_of(model: bytes) -> str:
+    """Returns "int8" if an ONNX file has quantised operators, else "fp32"."""
+    return "int8" if any(name in model for name in QUANTISED_OPERATORS) else "fp32"

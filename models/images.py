@@ -21,6 +21,21 @@ SUFFIXES = {
     "PNG": (".png",),
     "WEBP": (".webp",),
     "TIFF": (".tif", ".tiff"),
+    "another format": (".heic", ".heif", ".avif", ".gif", ".bmp", ".jp2", ".jxl", ".psd", ".dng"),
+}
+SUFFIX_FORMAT = {suffix: kind for kind, suffixes in SUFFIXES.items() for suffix in suffixes}
+
+# What a refusal calls files that are not read, by (offset, bytes) of their content.
+OTHER_FORMATS = {
+    "a GIF": (0, (b"GIF87a", b"GIF89a")),
+    "a BMP": (0, (b"BM",)),
+    "a PDF": (0, (b"%PDF",)),
+    "a Photoshop file": (0, (b"8BPS",)),
+    "a JPEG XL": (0, (b"\xff\x0a", b"\x00\x00\x00\x0cJXL ")),
+    "a JPEG 2000": (0, (b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  ")),
+    "a BigTIFF": (0, (b"II+\x00", b"MM\x00+")),
+    "an AVIF": (4, (b"ftypavif", b"ftypavis")),
+    "a HEIC": (4, (b"ftyphei", b"ftyphev", b"ftypmif1", b"ftypmsf1")),
 }
 
 
@@ -35,6 +50,13 @@ def sniff(data: bytes) -> str | None:
     if data[:4] in (b"II*\x00", b"MM\x00*"):
         return "TIFF"
     return None
+
+
+def _other_format(data: bytes) -> str:
+    for name, (offset, starts) in OTHER_FORMATS.items():
+        if data[offset : offset + 12].startswith(starts):
+            return name
+    return "none of the known picture formats"
 
 
 def read_header(data: bytes, policy: ProtectionPolicy, name: str = "") -> PhotoHeader:
@@ -54,29 +76,29 @@ def read_header(data: bytes, policy: ProtectionPolicy, name: str = "") -> PhotoH
         raise PhotoRefused("too_large", f"{len(data)} bytes; the policy allows {policy.max_bytes}")
     kind = sniff(data)
     if kind is None:
-        raise PhotoRefused("unsupported_format", "the content is not JPEG, PNG, WebP or TIFF")
+        detail = f"the content is {_other_format(data)}; JPEG, PNG, WebP and TIFF are supported"
+        raise PhotoRefused("unsupported_format", detail)
     header: PhotoHeader = CODECS[kind].read_header(data)
-    pixels, longest, shortest = (
-        header.width * header.height,
-        max(header.width, header.height),
-        min(header.width, header.height),
-    )
-    if pixels > policy.max_pixels or longest > policy.max_side:
-        raise PhotoRefused(
-            "too_many_pixels", f"{header.width} x {header.height} pixels are more than the policy allows"
-        )
-    if shortest < policy.min_side:
-        raise PhotoRefused(
-            "too_small", f"{header.width} x {header.height}: the policy asks for {policy.min_side} a side"
-        )
+    _check_limits(header, policy)
+    suffix = PurePosixPath(name).suffix.lower()
+    named = SUFFIX_FORMAT.get(suffix, kind)
+    if named == kind:
+        return header
+    if policy.strict_names:
+        raise PhotoRefused("format_mismatch", f"the content is {kind}, the name says {suffix}")
+    return replace(header, flags=(*header.flags, "format_mismatch"))
+
+
+def _check_limits(header: PhotoHeader, policy: ProtectionPolicy) -> None:
+    size = f"{header.width} x {header.height} pixels"
+    if header.width * header.height > policy.max_pixels:
+        raise PhotoRefused("too_many_pixels", f"{size}; the policy allows {policy.max_pixels} in all")
+    if max(header.width, header.height) > policy.max_side:
+        raise PhotoRefused("too_many_pixels", f"{size}; the policy allows {policy.max_side} a side")
+    if min(header.width, header.height) < policy.min_side:
+        raise PhotoRefused("too_small", f"{size}; the policy asks for {policy.min_side} a side")
     if header.mode == "P" and policy.palette == "quarantine":
         raise PhotoRefused("unsupported_mode", "a palette picture, which the policy quarantines")
-    suffix = PurePosixPath(name).suffix.lower()
-    if suffix and suffix not in SUFFIXES[kind]:
-        if policy.strict_names:
-            raise PhotoRefused("format_mismatch", f"the content is {kind}, the name says {suffix}")
-        header = replace(header, flags=(*header.flags, "format_mismatch"))
-    return header
 
 
 def decode(data: bytes, policy: ProtectionPolicy, name: str = "") -> Photo:

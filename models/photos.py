@@ -31,7 +31,7 @@ RefusalReason = Literal[
 ]
 
 FLAGS = {
-    "chroma_raised": "written with finer chroma than the original, since it could not be kept or the protection needs it",
+    "chroma_raised": "written with finer chroma, since the original's cannot be written or the protection needs it",
     "coding_changed": "an arithmetic-coded, interlaced or tiled file was written in the plain form of its format",
     "decoder_warning": "the decoder complained about the data, but delivered a whole picture",
     "format_mismatch": "the name's suffix is not the real format's; name and format were both kept",
@@ -49,7 +49,7 @@ FLAGS = {
 }
 
 
-class PhotoRefused(Exception):  # noqa: N818 - a refused photo is an outcome, not a fault
+class PhotoRefused(Exception):
     """A photo that is quarantined instead of protected.
 
     Attributes:

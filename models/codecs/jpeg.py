@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, ImageFile
 
 from models.codecs.jpeg_segments import (
     APP0,
@@ -23,16 +25,23 @@ from models.codecs.jpeg_segments import (
     read_header_segments,
     with_metadata,
 )
+from models.codecs.pillow_files import opened
 from models.metadata import exif_orientation
 from models.photos import Photo, PhotoHeader, PhotoRefused, Pixels, Stronger
 
 BASELINE, EXTENDED, PROGRESSIVE, ARITHMETIC, ARITHMETIC_PROGRESSIVE = 0xC0, 0xC1, 0xC2, 0xC9, 0xCA
-SUBSAMPLING = {((1, 1), (1, 1), (1, 1)): 0, ((2, 1), (1, 1), (1, 1)): 1, ((2, 2), (1, 1), (1, 1)): 2}  # Pillow's codes
-FINE_CHROMA = 0  # 4:4:4
+FINE_CHROMA = 0  # Pillow's code for 4:4:4
+SUBSAMPLING: dict[tuple[tuple[int, int], ...], int] = {
+    ((2, 1), (1, 1), (1, 1)): 1,  # 4:2:2
+    ((2, 2), (1, 1), (1, 1)): 2,  # 4:2:0
+}
+COARSE_STEP = 8  # a mean quantisation step above which a picture stays under two bytes a pixel
 QUALITY_STEPS = (0.7, 0.5, 0.35, 0.25, 0.125, 0.0)  # the quantisation tables' values times these; 0 gives ones
 
 # The order in which a DQT segment lists the 64 coefficients, row by row as (row * 8 + column).
 ZIGZAG = sorted(range(64), key=lambda n: (n // 8 + n % 8, n // 8 if (n // 8 + n % 8) % 2 else n % 8))
+
+_BUFFER_LOCK = threading.Lock()
 
 Table = tuple[int, ...]
 
@@ -73,16 +82,24 @@ class JpegEncoding:
 
     def write(self, pixels: Pixels) -> bytes:
         """Returns the JPEG of (H, W) grey or (H, W, 3) RGB pixels."""
+        picture = Image.fromarray(pixels)
+        # Pillow's encoder has a buffer of two bytes a pixel for progressive files, which fine tables can exceed.
+        fine = self.progressive and min(sum(table) for table in self.tables) < 64 * COARSE_STEP
+        with _large_buffer(2 * pixels.size) if fine else contextlib.nullcontext():
+            coded = self._code(picture)
+        return with_metadata(coded, self.metadata)
+
+    def _code(self, picture: Image.Image) -> bytes:
         out = io.BytesIO()
-        Image.fromarray(pixels).save(
+        picture.save(
             out,
             "JPEG",
             qtables=[list(table) for table in self.tables],
-            subsampling=self.subsampling if pixels.ndim == 3 else -1,
+            subsampling=self.subsampling if picture.mode == "RGB" else -1,
             progressive=self.progressive,
             keep_rgb=self.rgb,
         )
-        return with_metadata(out.getvalue(), self.metadata)
+        return out.getvalue()
 
     def stronger(self) -> Iterator[Stronger]:
         """Yields 4:4:4 chroma, then finer and finer quantisation."""
@@ -97,6 +114,18 @@ class JpegEncoding:
                 tables = finer
                 chroma = min(self.subsampling, FINE_CHROMA)
                 yield Stronger(replace(self, tables=tables, subsampling=chroma), (*flags, "quality_raised"))
+
+
+@contextlib.contextmanager
+def _large_buffer(size: int) -> Iterator[None]:
+    """Gives Pillow's encoder a buffer of at least `size` bytes; its only setting for that is the module's."""
+    with _BUFFER_LOCK:
+        before = ImageFile.MAXBLOCK
+        ImageFile.MAXBLOCK = max(before, size)
+        try:
+            yield
+        finally:
+            ImageFile.MAXBLOCK = before
 
 
 def read_header(data: bytes) -> PhotoHeader:
@@ -135,15 +164,17 @@ def decode(data: bytes, header: PhotoHeader) -> Photo:
         raise PhotoRefused("decode_error", "the JPEG's picture has another size than its header says")
     metadata = keep_metadata(segments.header, header.orientation)
     factors = tuple(sampling for _, sampling, _ in frame.components)
-    coarse = SUBSAMPLING.get(factors) if header.mode == "RGB" else FINE_CHROMA  # type: ignore[call-overload]
+    coarse = FINE_CHROMA if len(set(factors)) == 1 else SUBSAMPLING.get(factors)
     flags = [*header.flags, *metadata.flags]
     flags += ["decoder_warning"] * warned + ["trailing_bytes_removed"] * (end < len(data))
+    rgb = header.mode == "RGB" and _stored_as_rgb(segments, frame)
+    coarse = None if rgb and coarse != FINE_CHROMA else coarse  # libjpeg subsamples YCbCr only
     flags += ["chroma_raised"] * (coarse is None) + ["coding_changed"] * (frame.marker >= ARITHMETIC)
     encoding = JpegEncoding(
         _component_tables(segments, frame),
         FINE_CHROMA if coarse is None else coarse,
         frame.marker in (PROGRESSIVE, ARITHMETIC_PROGRESSIVE),
-        header.mode == "RGB" and _stored_as_rgb(segments, frame),
+        rgb,
         metadata.segments,
     )
     return Photo(pixels, header, encoding, tuple(dict.fromkeys(flags)))
@@ -156,16 +187,10 @@ def decode_pixels(data: bytes, mode: str) -> tuple[Pixels, bool]:
         return (pixels[:, :, 0] if mode == "L" else pixels), False
     except ValueError:
         pass  # a warning or an error: Pillow delivers a picture in the first case and says what is wrong in the other
-    try:
-        with Image.open(io.BytesIO(data), formats=("JPEG",)) as picture:
-            if picture.mode != mode:
-                raise PhotoRefused("unsupported_mode", f"the JPEG decodes to mode {picture.mode}, not {mode}")
-            return np.array(picture), True
-    except (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError) as error:
-        truncated = "truncated" in str(error)
-        raise PhotoRefused(
-            "truncated" if truncated else "decode_error", f"the JPEG cannot be decoded: {error}"
-        ) from error
+    with opened(data, "JPEG") as picture:
+        if picture.mode != mode:
+            raise PhotoRefused("unsupported_mode", f"the JPEG decodes to mode {picture.mode}, not {mode}")
+        return np.array(picture), True
 
 
 def _frame(segments: Segments) -> Frame | None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
+from models.codecs.pillow_files import opened
 from models.codecs.png_chunks import ANIMATION, CRITICAL, SIGNATURE, Chunk, Chunks, keep_chunks, read_chunks
 from models.metadata import exif_orientation
 from models.photos import Photo, PhotoHeader, PhotoRefused, Pixels, Stronger
@@ -62,14 +61,16 @@ def read_header(data: bytes) -> PhotoHeader:
     chunks = read_chunks(data, only_header=True)
     header = chunks.first(b"IHDR")
     if header is None or len(header) != 13:
-        raise PhotoRefused("truncated" if chunks.end < 0 else "decode_error", "the PNG has no whole header")
+        short = len(data) < len(SIGNATURE) + 25
+        raise PhotoRefused("truncated" if short else "decode_error", "the PNG has no whole header")
     if any(chunk.kind in ANIMATION for chunk in chunks.chunks):
         raise PhotoRefused("animated", "the PNG is animated; only single pictures are supported")
     width, height = int.from_bytes(header[:4], "big"), int.from_bytes(header[4:8], "big")
     depth, colour_type = header[8], header[9]
     if colour_type not in MODES or width == 0 or height == 0:
         raise PhotoRefused("decode_error", "the PNG's header is not valid")
-    if depth == 16 or (depth == 1 and colour_type == GREY):
+    keyed_grey = depth < 8 and colour_type == GREY and chunks.first(b"tRNS") is not None
+    if depth == 16 or (depth == 1 and colour_type == GREY) or keyed_grey:
         raise PhotoRefused("unsupported_bit_depth", f"the PNG has {depth} bits a sample; 8 are supported")
     exif = chunks.first(b"eXIf")
     return PhotoHeader("PNG", width, height, MODES[colour_type], exif_orientation(exif) if exif else 1)
@@ -84,6 +85,8 @@ def decode(data: bytes, header: PhotoHeader) -> Photo:
     chunks = read_chunks(data)
     if chunks.end < 0:
         raise PhotoRefused("truncated", "the PNG stops before its end")
+    if not all(chunk.sound for chunk in chunks.chunks if chunk.kind in (*CRITICAL, b"tRNS")):
+        raise PhotoRefused("decode_error", "a chunk of the PNG's picture has a wrong checksum")
     start = chunks.first(b"IHDR")
     assert start is not None, "read_header accepted this file"
     keyed = chunks.first(b"tRNS") is not None and header.mode in ("L", "RGB", "P")
@@ -101,12 +104,6 @@ def _decode_pixels(chunks: Chunks, mode: str, keyed: bool) -> Pixels:
     needed = (*CRITICAL, b"tRNS") if keyed else CRITICAL
     lean = SIGNATURE + b"".join(chunk.to_bytes() for chunk in chunks.chunks if chunk.kind in needed)
     target = {"L": "LA", "LA": "LA"}.get(mode, "RGBA") if keyed else {"P": "RGB"}.get(mode, mode)
-    try:
-        with Image.open(io.BytesIO(lean), formats=("PNG",)) as picture:
-            picture.load()
-            converted = picture if picture.mode == target else picture.convert(target)
-            return np.array(converted)
-    except (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError) as error:
-        truncated = "truncated" in str(error)
-        reason = "truncated" if truncated else "decode_error"
-        raise PhotoRefused(reason, f"the PNG cannot be decoded: {error}") from error  # type: ignore[arg-type]
+    with opened(lean, "PNG") as picture:
+        converted = picture if picture.mode == target else picture.convert(target)
+        return np.array(converted)

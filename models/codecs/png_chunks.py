@@ -27,8 +27,8 @@ class Chunk:
 
     def to_bytes(self) -> bytes:
         """Returns length, type, data and checksum."""
-        body = self.kind + self.data
-        return len(self.data).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+        checksum = zlib.crc32(self.data, zlib.crc32(self.kind))
+        return len(self.data).to_bytes(4, "big") + self.kind + self.data + checksum.to_bytes(4, "big")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class KeptChunks:
 
 
 def read_chunks(data: bytes, *, only_header: bool = False) -> Chunks:
-    """Reads chunks up to IEND, or only those before the first IDAT and any EXIF; pixel data is not checked here."""
+    """Reads chunks up to IEND, or only the small ones without the pixel data."""
     chunks: list[Chunk] = []
     at = len(SIGNATURE)
     while at + 12 <= len(data):
@@ -62,7 +62,7 @@ def read_chunks(data: bytes, *, only_header: bool = False) -> Chunks:
             break
         if not (only_header and kind == b"IDAT"):
             body = data[at + 8 : end - 4]
-            sound = kind == b"IDAT" or zlib.crc32(data[at + 4 : end - 4]) == int.from_bytes(data[end - 4 : end], "big")
+            sound = zlib.crc32(body, zlib.crc32(kind)) == int.from_bytes(data[end - 4 : end], "big")
             chunks.append(Chunk(kind, body, sound))
         at = end
         if kind == b"IEND":

@@ -1,4 +1,4 @@
-"""WebP: lossless files stay lossless; a lossy one says nothing of its quality, so that is estimated and flagged."""
+"""WebP: lossless files stay lossless; a lossy one does not say its quality, so that is estimated and flagged."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
+from models.codecs.pillow_files import opened
+from models.codecs.vp8 import estimate_quality
 from models.metadata import clean_exif, clean_xmp, exif_orientation, exif_with_orientation
 from models.photos import Photo, PhotoHeader, PhotoRefused, Pixels, Stronger
 
-QUALITY = 90
-STRONGER_QUALITIES = (95, 100)
+FALLBACK_QUALITY = 90  # where the frame header cannot be read
+QUALITY_STEP = 10
+LOSSLESS_EFFORT = {"quality": 50, "method": 2}  # of a lossless file the quality is the effort
+METADATA_CHUNKS = (b"ICCP", b"EXIF", b"XMP ")
+KNOWN_CHUNKS = (*METADATA_CHUNKS, b"VP8X", b"VP8 ", b"VP8L", b"ALPH")
 
 
 @dataclass(frozen=True)
@@ -25,50 +30,47 @@ class WebpEncoding:
         exif: EXIF block, may be empty.
         icc: colour profile, may be empty.
         xmp: XMP packet, may be empty.
-        quality: of the lossy coder, 0 to 100.
+        quality: of the lossy coder, 1 to 100.
     """
 
     lossless: bool
     exif: bytes
     icc: bytes
     xmp: bytes
-    quality: int = QUALITY
+    quality: int = FALLBACK_QUALITY
 
     def write(self, pixels: Pixels) -> bytes:
         """Returns the WebP of (H, W, 3) RGB or (H, W, 4) RGBA pixels."""
         out = io.BytesIO()
+        effort = LOSSLESS_EFFORT if self.lossless else {"quality": self.quality, "method": 4}
         Image.fromarray(pixels).save(
             out,
             "WEBP",
             lossless=self.lossless,
             exact=True,
-            quality=50 if self.lossless else self.quality,  # of a lossless file it is the effort
-            method=2,
             exif=self.exif,
             icc_profile=self.icc,
             xmp=self.xmp,
+            **effort,
         )
         return out.getvalue()
 
     def stronger(self) -> Iterator[Stronger]:
         """Yields higher qualities of a lossy file."""
-        if not self.lossless:
-            for quality in STRONGER_QUALITIES:
-                yield Stronger(replace(self, quality=quality), ("quality_raised",))
+        while not self.lossless and self.quality < 100:
+            self = replace(self, quality=min(100, self.quality + QUALITY_STEP))
+            yield Stronger(self, ("quality_raised",))
 
 
 def read_header(data: bytes) -> PhotoHeader:
     """Reads size, mode and orientation from a file that begins as a WebP."""
-    try:
-        with Image.open(io.BytesIO(data), formats=("WEBP",)) as picture:
-            if getattr(picture, "n_frames", 1) > 1:
-                raise PhotoRefused("animated", "the WebP is animated; only single pictures are supported")
-            exif = picture.info.get("exif", b"").removeprefix(b"Exif\x00\x00")
-            orientation = exif_orientation(exif) if exif else 1
-            return PhotoHeader("WEBP", picture.width, picture.height, picture.mode, orientation)
-    except (OSError, ValueError, SyntaxError) as error:
-        stated = 8 + int.from_bytes(data[4:8], "little")
-        raise PhotoRefused("truncated" if len(data) < stated else "decode_error", f"the WebP: {error}") from error
+    chunks = _read_chunks(data)
+    if b"ANIM" in chunks or b"ANMF" in chunks:
+        raise PhotoRefused("animated", "the WebP is animated; only single pictures are supported")
+    with opened(data, "WEBP", truncated=_end(data) > len(data)) as picture:
+        exif = chunks.get(b"EXIF", b"").removeprefix(b"Exif\x00\x00")
+        orientation = exif_orientation(exif) if exif else 1
+        return PhotoHeader("WEBP", picture.width, picture.height, picture.mode, orientation)
 
 
 def decode(data: bytes, header: PhotoHeader) -> Photo:
@@ -77,37 +79,42 @@ def decode(data: bytes, header: PhotoHeader) -> Photo:
     Raises:
         PhotoRefused: `truncated` if the file stops before its end, `decode_error` if the data cannot be decoded.
     """
-    end = 8 + int.from_bytes(data[4:8], "little")
+    end = _end(data)
     if len(data) < end:
         raise PhotoRefused("truncated", "the WebP stops before its end")
-    try:
-        with Image.open(io.BytesIO(data), formats=("WEBP",)) as picture:
-            picture.load()
-            pixels, info = np.array(picture), dict(picture.info)
-    except (OSError, ValueError, SyntaxError, MemoryError) as error:
-        raise PhotoRefused("decode_error", f"the WebP cannot be decoded: {error}") from error
-    flags = [*header.flags, *["trailing_bytes_removed"] * (len(data) > end + end % 2)]
-    exif, xmp = b"", b""
-    if info.get("exif"):
-        block = clean_exif(info["exif"].removeprefix(b"Exif\x00\x00"))
+    with opened(data, "WEBP") as picture:
+        pixels = np.array(picture)
+    chunks = _read_chunks(data)
+    flags = [*header.flags, *["trailing_bytes_removed"] * (len(data) > end)]
+    flags += ["metadata_dropped"] * any(kind not in KNOWN_CHUNKS for kind in chunks)
+    exif = xmp = b""
+    if b"EXIF" in chunks:
+        block = clean_exif(chunks[b"EXIF"].removeprefix(b"Exif\x00\x00"))
         exif = block.data or exif_with_orientation(header.orientation)
         flags += block.flags
-    if info.get("xmp"):
-        block = clean_xmp(info["xmp"])
+    if b"XMP " in chunks:
+        block = clean_xmp(chunks[b"XMP "])
         xmp = block.data
         flags += block.flags
-    lossless = _is_lossless(data)
+    lossless = b"VP8L" in chunks
     flags += ["quality_estimated"] * (not lossless)
-    encoding = WebpEncoding(lossless, exif, info.get("icc_profile") or b"", xmp)
+    quality = None if lossless else estimate_quality(chunks.get(b"VP8 ", b""))
+    encoding = WebpEncoding(lossless, exif, chunks.get(b"ICCP", b""), xmp, quality or FALLBACK_QUALITY)
     return Photo(pixels, header, encoding, tuple(dict.fromkeys(flags)))
 
 
-def _is_lossless(data: bytes) -> bool:
-    """Whether the picture is in a VP8L chunk."""
-    at = 12
-    while at + 8 <= len(data):
+def _end(data: bytes) -> int:
+    """Where the RIFF header says the file ends; chunks have even sizes."""
+    size = int.from_bytes(data[4:8], "little")
+    return 8 + size + size % 2
+
+
+def _read_chunks(data: bytes) -> dict[bytes, bytes]:
+    """Returns the first chunk of each kind."""
+    chunks: dict[bytes, bytes] = {}
+    at, end = 12, min(len(data), _end(data))
+    while at + 8 <= end:
         kind, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
-        if kind in (b"VP8L", b"VP8 "):
-            return kind == b"VP8L"
+        chunks.setdefault(kind, data[at + 8 : at + 8 + size])
         at += 8 + size + size % 2
-    return False
+    return chunks
