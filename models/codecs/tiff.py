@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image, TiffImagePlugin
+from PIL import Image
 
 from models.codecs.pillow_files import opened
+from models.codecs.tiff_directory import Directory, Entry, first_directory, read_directory, with_entries, with_short
 from models.metadata import clean_photoshop, clean_xmp, holds_picture
 from models.photos import Photo, PhotoHeader, PhotoRefused, Pixels, Stronger
 
@@ -19,19 +20,28 @@ LOSSLESS = ("raw", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits")
 PREDICTED = ("tiff_lzw", "tiff_adobe_deflate", "tiff_deflate")
 
 BITS, STRIPS, STRIP_SIZES, ORIENTATION, PLANAR, PREDICTOR, TILES, TILE_SIZES = 258, 273, 279, 274, 284, 317, 324, 325
-SUB_PICTURES, XMP, PHOTOSHOP, ICC, EXIF, GPS = 330, 700, 34377, 34675, 34665, 34853
+SUB_PICTURES, XMP, PHOTOSHOP, EXIF, GPS = 330, 700, 34377, 34665, 34853
 # Description, make, model, orientation, resolution and its unit, software, date, artist, host, copyright, IPTC, ICC.
-KEPT_TAGS = (270, 271, 272, ORIENTATION, 282, 283, 296, 305, 306, 315, 316, 33432, 33723, ICC)
-MAKER_NOTE = 37500  # points into the file by absolute offsets, and often holds a preview
+KEPT_TAGS = (270, 271, 272, ORIENTATION, 282, 283, 296, 305, 306, 315, 316, 33432, 33723, 34675)
+# The MakerNote and the interoperability directory point into the file by offsets that no longer hold.
+UNMOVABLE = (37500, 40965)
 
 
 @dataclass(frozen=True)
 class TiffEncoding:
-    """How a TIFF is written: its compression, its tags and the EXIF and GPS directories by tag."""
+    """How a TIFF is written.
+
+    Attributes:
+        compression: as Pillow names it.
+        predictor: whether rows are coded as differences of neighbours.
+        entries: descriptive tags.
+        directories: EXIF and GPS entries, by the tag that points to them.
+    """
 
     compression: str
-    tags: tuple[tuple[int, Any], ...]
-    directories: tuple[tuple[int, tuple[tuple[int, Any], ...]], ...] = ()
+    predictor: bool
+    entries: tuple[Entry, ...]
+    directories: tuple[tuple[int, tuple[Entry, ...]], ...]
 
     @property
     def lossless(self) -> bool:
@@ -41,13 +51,9 @@ class TiffEncoding:
     def write(self, pixels: Pixels) -> bytes:
         """Returns the TIFF of (H, W) or (H, W, 2 to 4) pixels."""
         out = io.BytesIO()
-        directory = TiffImagePlugin.ImageFileDirectory_v2()
-        for tag, value in self.tags:
-            directory[tag] = value
-        for tag, values in self.directories:
-            directory[tag] = dict(values)
-        Image.fromarray(pixels).save(out, "TIFF", compression=self.compression, tiffinfo=directory)
-        return out.getvalue()
+        tags = {PREDICTOR: 2} if self.predictor else {}
+        Image.fromarray(pixels).save(out, "TIFF", compression=self.compression, tiffinfo=tags)
+        return with_entries(out.getvalue(), self.entries, self.directories)
 
     def stronger(self) -> Iterator[Stronger]:
         """Yields nothing: nothing is lost."""
@@ -56,7 +62,7 @@ class TiffEncoding:
 
 def read_header(data: bytes) -> PhotoHeader:
     """Reads size, mode and orientation from a file that begins as a TIFF."""
-    with opened(data, "TIFF", truncated=_first_directory(data) + 2 > len(data)) as picture:
+    with opened(data, "TIFF", truncated=first_directory(data) + 2 > len(data)) as picture:
         tags: Any = picture.tag_v2  # type: ignore[attr-defined]
         if getattr(picture, "n_frames", 1) > 1:
             raise PhotoRefused("animated", "the TIFF has several pages; only single pictures are supported")
@@ -77,14 +83,13 @@ def decode(data: bytes, header: PhotoHeader) -> Photo:
     Raises:
         PhotoRefused: `truncated` if the file stops before its end, `decode_error` if the data cannot be decoded.
     """
-    with opened(data, "TIFF") as picture:
-        exif = picture.getexif()
+    # Pillow turns TIFFs upright as it loads them, unless they say that they are.
+    stored = data if header.orientation == 1 else with_short(data, ORIENTATION, 1)
+    with opened(stored, "TIFF") as picture:
         tags: dict[int, Any] = dict(picture.tag_v2)  # type: ignore[attr-defined]
         if _last_byte(tags) > len(data):
             raise PhotoRefused("truncated", "the TIFF stops before its end")
         compression = str(picture.info.get("compression", "raw"))
-        directories = {tag: dict(exif.get_ifd(tag)) for tag in (EXIF, GPS) if tag in tags}
-        picture.tag_v2.pop(ORIENTATION, None)  # type: ignore[attr-defined]  # else Pillow turns the pixels upright
         picture.load()
         keyed = "transparency" in picture.info
         true_colour = picture.convert("RGBA" if keyed else "RGB") if header.mode == "P" else picture
@@ -94,19 +99,16 @@ def decode(data: bytes, header: PhotoHeader) -> Photo:
     flags = [*header.flags, *["palette_converted"] * (header.mode == "P")]
     changed = compression not in LOSSLESS or TILES in tags or tags.get(PLANAR, 1) != 1
     flags += ["coding_changed"] * changed + ["renditions_removed"] * (SUB_PICTURES in tags)
-    kept, more = _keep_tags(tags)
-    if compression in PREDICTED and tags.get(PREDICTOR) == 2:
-        kept.append((PREDICTOR, 2))
-    kept_directories, lost = _keep_directories(directories)
-    flags += [*more, *["metadata_dropped"] * lost]
+    directory = read_directory(data, first_directory(data))
+    kept, more = _keep_entries(directory)
+    inner, again = _keep_directories(data, directory)
     encoding = TiffEncoding(
-        compression if compression in LOSSLESS else "tiff_adobe_deflate", tuple(kept), tuple(kept_directories)
+        compression if compression in LOSSLESS else "tiff_adobe_deflate",
+        compression in PREDICTED and tags.get(PREDICTOR) == 2,
+        kept,
+        inner,
     )
-    return Photo(pixels, header, encoding, tuple(dict.fromkeys(flags)))
-
-
-def _first_directory(data: bytes) -> int:
-    return int.from_bytes(data[4:8], "little" if data[:2] == b"II" else "big") if len(data) >= 8 else len(data)
+    return Photo(pixels, header, encoding, tuple(dict.fromkeys((*flags, *more, *again))))
 
 
 def _last_byte(tags: dict[int, Any]) -> int:
@@ -118,32 +120,31 @@ def _last_byte(tags: dict[int, Any]) -> int:
     return max(ends)
 
 
-def _keep_tags(tags: dict[int, Any]) -> tuple[list[tuple[int, Any]], tuple[str, ...]]:
-    """Returns the descriptive tags without pictures, and flags."""
-    kept = [(tag, tags[tag]) for tag in KEPT_TAGS if tag in tags]
-    flags: tuple[str, ...] = ()
+def _keep_entries(directory: Directory) -> tuple[tuple[Entry, ...], tuple[str, ...]]:
+    """Returns the descriptive entries without pictures, and flags."""
+    kept = [entry for entry in directory.entries if entry.tag in KEPT_TAGS and not holds_picture(entry.value)]
+    flags = ("metadata_damaged",) * directory.damaged
     for tag, clean in ((XMP, clean_xmp), (PHOTOSHOP, clean_photoshop)):
-        if isinstance(tags.get(tag), bytes):
-            block = clean(tags[tag])
+        entry = directory.get(tag)
+        if entry is not None and len(entry.value) == entry.count:
+            block = clean(entry.value)
             flags += block.flags
-            kept += [(tag, block.data)] * bool(block.data)
-    return kept, flags
+            kept += [Entry(tag, entry.kind, len(block.data), block.data)] * bool(block.data)
+    return tuple(kept), flags
 
 
 def _keep_directories(
-    directories: dict[int, dict[int, Any]],
-) -> tuple[list[tuple[int, tuple[tuple[int, Any], ...]]], bool]:
-    """Returns the EXIF and GPS directories without what cannot be moved or holds a picture, and whether any did."""
-    kept, lost = [], False
-    for tag, values in directories.items():
-        plain = {
-            key: value
-            for key, value in values.items()
-            if key != MAKER_NOTE
-            and not isinstance(value, dict)
-            and not (isinstance(value, bytes) and holds_picture(value))
-        }
-        lost |= len(plain) < len(values)
-        if plain:
-            kept.append((tag, tuple(sorted(plain.items()))))
-    return kept, lost
+    data: bytes, directory: Directory
+) -> tuple[tuple[tuple[int, tuple[Entry, ...]], ...], tuple[str, ...]]:
+    """Returns the EXIF and GPS directories without what cannot be moved or holds a picture, and flags."""
+    kept: list[tuple[int, tuple[Entry, ...]]] = []
+    flags: tuple[str, ...] = ()
+    for tag in (EXIF, GPS):
+        pointer = directory.get(tag)
+        if pointer is None or len(pointer.value) != 4:
+            continue
+        inner = read_directory(data, int.from_bytes(pointer.value, "little"))
+        plain = tuple(e for e in inner.entries if e.tag not in UNMOVABLE and not holds_picture(e.value))
+        flags += ("metadata_damaged",) * inner.damaged + ("metadata_dropped",) * (len(plain) < len(inner.entries))
+        kept += [(tag, plain)] * bool(plain)
+    return tuple(kept), flags
