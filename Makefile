@@ -1,0 +1,32 @@
+# `make demo` and `make test` do everything on a fresh machine with Python 3.11, venv and make.
+PYTHON ?= python3.11
+# An index for a CPU or CUDA build of torch; empty takes what pip finds (from 190 MB to several GB).
+TORCH_INDEX ?=
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+PIP_TORCH := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
+
+.PHONY: install test test-all check bench
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	command -v $(PYTHON) >/dev/null && $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet -c constraints.txt $(PIP_TORCH) -e ".[train,evaluate]" --group dev
+	touch $(STAMP)
+
+test: install
+	$(BIN)/python -m pytest -q -m "not slow and not gpu and not ui"
+
+test-all: install
+	$(BIN)/python -m pytest -q -m "not gpu"
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+bench: install
+	$(BIN)/python -m benchmarks.throughput
