@@ -25,6 +25,8 @@ drops_app = typer.Typer(no_args_is_help=True, help="The drops that Dagster knows
 app.add_typer(defenders_app, name="defenders")
 app.add_typer(drops_app, name="drops")
 
+INTERRUPTED = "interrupted: run the same command again to continue"
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 
@@ -135,12 +137,14 @@ def main() -> None:
     except click.exceptions.NoArgsIsHelpError as usage:
         print(usage.format_message())
         sys.exit(exit_codes.OK)
-    except click.exceptions.Exit as leave:
+    except click.exceptions.Exit as leave:  # typer turns an interrupt into this
+        if leave.exit_code == exit_codes.INTERRUPTED:
+            _fail(INTERRUPTED, exit_codes.INTERRUPTED)
         sys.exit(leave.exit_code)
     except click.ClickException as usage:
         _fail(usage.format_message(), exit_codes.INVALID_REQUEST)
     except (KeyboardInterrupt, click.Abort):
-        _fail("interrupted: run the same command again to continue", exit_codes.INTERRUPTED)
+        _fail(INTERRUPTED, exit_codes.INTERRUPTED)
     except Exception as error:
         _fail(sentence(error), exit_code(error))
 

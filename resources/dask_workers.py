@@ -232,6 +232,7 @@ def embedded_cluster(n_workers: int) -> Any:
         "distributed.scheduler.allowed-failures": 1,
         "distributed.admin.log-format": "%(message)s",
         "distributed.worker.memory.terminate": 0.95,
+        "distributed.nanny.pre-spawn-environ.OPENCV_FOR_THREADS_NUM": 1,
     }
     with dask.config.set(settings):
         return LocalCluster(
@@ -241,6 +242,7 @@ def embedded_cluster(n_workers: int) -> Any:
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",
             security=True,
+            preload=["resources.worker_process"],
             silence_logs=logging.CRITICAL,
         )
 

@@ -293,12 +293,22 @@ class Storage:
             linked = [name for name in folders if Path(base, name).is_symlink()]
             for name in sorted(names + linked):
                 file = Path(base, name)
-                try:
-                    status = file.lstat() if name in linked else file.stat()
-                except OSError:  # a link to nothing
-                    status = file.lstat()
+                status = _status(file, follow=name not in linked)
+                if status is None:
+                    continue
                 path = file.relative_to(root).as_posix()
                 yield FileEntry(path, 0 if name in linked else status.st_size, _local_identity(status))
+
+
+def _status(file: Path, *, follow: bool) -> os.stat_result | None:
+    """The state of a file, or of a link that leads to nothing; None if it was removed while it was listed."""
+    try:
+        return file.stat() if follow else file.lstat()
+    except OSError:
+        try:
+            return file.lstat()
+        except FileNotFoundError:
+            return None
 
 
 class _Replacing:

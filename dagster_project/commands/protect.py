@@ -153,7 +153,7 @@ def estimate(request: ProtectionRequest, workers: WorkerSettings) -> dict[str, A
     processes = workers.n_workers or cores()
     return result | {
         "photos": photos,
-        "seconds_estimated": round(photos * seconds / processes, 1),
+        "seconds_estimated": round(photos * seconds / processes, 3),
         "workers": processes,
     }
 
