@@ -1,0 +1,1 @@
+"""What is computed on one photo: the defender, frozen diffusion models, codecs, the protector."""

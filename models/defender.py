@@ -104,7 +104,7 @@ class Block(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Maps (B, T, D) to (B, T, D)."""
         tokens = tokens + self.gate1 * self.attn(self.norm1(tokens))
-        return tokens + self.gate2 * self.mlp(self.norm2(tokens))
+        return torch.as_tensor(tokens + self.gate2 * self.mlp(self.norm2(tokens)))
 
 
 class Defender(nn.Module):
@@ -190,15 +190,15 @@ def fold(defender: Defender) -> Defender:
 
 
 def _fold_norm(norm: nn.LayerNorm, linear: nn.Linear) -> None:
-    linear.bias += linear.weight @ norm.bias
-    linear.weight *= norm.weight
+    linear.bias.add_(linear.weight @ norm.bias)
+    linear.weight.mul_(norm.weight)
     norm.weight.fill_(1.0)
     norm.bias.zero_()
 
 
 def _fold_gate(gate: nn.Parameter, linear: nn.Linear) -> None:
-    linear.weight *= gate[:, None]
-    linear.bias *= gate
+    linear.weight.mul_(gate[:, None])
+    linear.bias.mul_(gate)
     gate.fill_(1.0)
 
 

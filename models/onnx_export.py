@@ -89,7 +89,8 @@ def compare(defender: Defender, path: Path, *, photos: int = 4, seed: int = 0) -
     images = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic").clamp(-1, 1)
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     errors = []
-    for image in images.split(1):
+    for index in range(photos):
+        image = images[index : index + 1]
         expected = defender(image, torch.ones(1)).numpy()
         (got,) = session.run(["perturbation"], {"image": image.numpy(), "budget_levels": np.ones(1, np.float32)})
         errors.append(np.abs(np.asarray(got) - expected))

@@ -1,0 +1,1 @@
+"""Where things are: storage, sources, tables, defenders, diffusion models, workers."""

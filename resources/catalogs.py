@@ -12,8 +12,27 @@ import pyarrow.parquet as pq
 from resources.schemas import PHOTO_SUFFIXES, RECEIPTS, UNSUPPORTED_SUFFIXES
 from resources.storage import FileEntry, Storage
 
-MAX_ROW_GROUP_BYTES = 4 * 2**30  # stated, decoded; a Parquet bomb is refused before it is read
-CHUNK_ROWS = 64
+MAX_ROW_GROUP_BYTES = 4 * 2**30  # decoded, as the footer states it: a Parquet bomb is refused before it is read
+MAX_BATCH_BYTES = 2**30  # decoded, as found: the footer of a bomb may state less
+CHUNK_ROWS = 16
+READ_BUFFER = 2**20  # bytes; without one a whole column chunk is held: 580 MB instead of 61 MB for 1,000 x 500 kB
+PHOTO_COLUMNS = {"image": ["image"], "content": ["path", "content"], "uri": ["uri"]}
+ADVICE = {
+    "halffloat": "float32",
+    "uint8": "int16",
+    "uint16": "int32",
+    "uint32": "int64",
+    "uint64": "int64 or decimal128(20, 0)",
+    "time32": "int32",
+    "time64": "int64",
+    "duration": "int64",
+    "timestamp": "timestamp in microseconds, in UTC or without a time zone",
+    "fixed_size_binary": "binary",
+    "fixed_size_list": "list",
+    "date64": "date32",
+    "decimal": "decimal128 with a scale of 0 or more",
+    "null": "string, or drop the column",
+}
 
 
 @dataclass(frozen=True)
@@ -33,7 +52,7 @@ class ParquetLayout:
     @property
     def photo_columns(self) -> list[str]:
         """The columns that hold the photo and its name."""
-        return {"image": ["image"], "content": ["path", "content"], "uri": ["uri"]}[self.kind]
+        return PHOTO_COLUMNS[self.kind]
 
 
 @dataclass(frozen=True)
@@ -79,7 +98,7 @@ def list_source(url: str) -> SourceListing:
 
     Raises:
         FileNotFoundError: if there is nothing at the URL.
-        ValueError: if it mixes photos and Parquet, or Parquet files differ in layout.
+        ValueError: if it mixes photos and Parquet, a Parquet file cannot be read, or Parquet files differ in layout.
     """
     source = Storage(url)
     if source.url.endswith(".parquet") and not source.is_folder():
@@ -89,7 +108,7 @@ def list_source(url: str) -> SourceListing:
             raise FileNotFoundError(f"there is no file at {url}")
         return _parquet_listing(parent, [FileEntry(name, size, parent.identity(name))], 0)
     if not source.is_folder():
-        raise FileNotFoundError(f"there is no folder, prefix or Parquet file at {url}")
+        raise FileNotFoundError(f"there is no folder, prefix or Parquet file at {url}: for one photo, give its folder")
     photos, parquet, ignored = [], [], 0
     for entry in source.list_files():
         if any(part.startswith((".", "_")) for part in entry.path.split("/")):
@@ -111,15 +130,23 @@ def list_source(url: str) -> SourceListing:
 
 
 def _parquet_listing(base: Storage, files: list[FileEntry], ignored: int) -> SourceListing:
-    layouts = {}
+    first: ParquetLayout | None = None
     for entry in files:
-        with base.open(entry.path) as file:
-            layouts[entry.path] = parquet_layout(pq.read_schema(file))
-    first = layouts[files[0].path]
-    for path, layout in layouts.items():
+        layout = _layout_of(base, entry.path)
+        first = first or layout
         if layout.kind != first.kind or not layout.passthrough.equals(first.passthrough):
-            raise ValueError(f"{path} and {files[0].path} have different columns: give them as two drops")
+            raise ValueError(f"{entry.path} and {files[0].path} have different columns: give them as two drops")
     return SourceListing("parquet", base.url, files, ignored, first)
+
+
+def _layout_of(base: Storage, path: str) -> ParquetLayout:
+    with base.open(path) as file:
+        try:
+            schema = open_parquet(file).schema_arrow
+        except pa.ArrowException as error:
+            reason = str(error).strip().splitlines()[0][:200]
+            raise ValueError(f"{base.uri(path)} cannot be read as Parquet ({reason}): replace or remove it") from error
+    return parquet_layout(schema)
 
 
 def parquet_layout(schema: pa.Schema) -> ParquetLayout:
@@ -129,70 +156,97 @@ def parquet_layout(schema: pa.Schema) -> ParquetLayout:
         ValueError: naming the column that is missing, clashes with a receipt column, or has a type that the table
             format cannot keep.
     """
-    names = set(schema.names)
-    kind: Literal["image", "content", "uri"]
-    if "image" in names and pa.types.is_struct(schema.field("image").type):
-        kind = "image"
-        members = {member.name for member in schema.field("image").type}
-        if "bytes" not in members:
-            raise ValueError(
-                "column 'image' is a struct without 'bytes': the Hugging Face form struct<bytes, path> is read"
-            )
-    elif {"path", "content"} <= names:
-        kind = "content"
-    elif "uri" in names:
-        kind = "uri"
-    else:
-        raise ValueError(
-            f"no photo column among {', '.join(sorted(names))}: give image: struct<bytes, path>, path and content, or uri"
-        )
-    taken = {"image": ["image"], "content": ["path", "content"], "uri": ["uri"]}[kind]
+    kind = _photo_kind(schema)
+    taken = PHOTO_COLUMNS[kind]
     passthrough = [column for column in schema if column.name not in taken]
+    reserved = {name.lower() for name in [*RECEIPTS.names, "image", *taken]}
+    seen: set[str] = set()
     for column in passthrough:
-        _check_column(column)
+        folded = column.name.lower()
+        if not column.name or folded in seen:
+            raise ValueError(f"column {column.name!r} has no name of its own (case does not count): rename it")
+        if folded in reserved:
+            raise ValueError(f"column {column.name!r} clashes with a column of the receipts: rename it in the source")
+        if not _delta_keeps(column.type):
+            raise ValueError(
+                f"column {column.name!r} has type {column.type}, which the table format cannot keep: "
+                f"cast it to {_advice(column.type)}"
+            )
+        seen.add(folded)
     metadata = {key: value for key, value in (schema.metadata or {}).items() if key == b"huggingface"}
     return ParquetLayout(kind, pa.schema(passthrough), metadata)
 
 
-def _check_column(column: pa.Field) -> None:
-    if column.name in RECEIPTS.names or column.name == "image":
-        raise ValueError(f"column {column.name!r} clashes with a column of the receipts: rename it in the source")
-    if not _delta_keeps(column.type):
-        raise ValueError(
-            f"column {column.name!r} has type {column.type}, which the table format cannot keep: cast it in the source"
-        )
+def _photo_kind(schema: pa.Schema) -> Literal["image", "content", "uri"]:
+    names = set(schema.names)
+    if "image" in names and pa.types.is_struct(schema.field("image").type):
+        image = schema.field("image").type
+        if image.get_field_index("bytes") < 0 or not _is_bytes(image.field("bytes").type):
+            raise ValueError(
+                "column 'image' is a struct without binary 'bytes': the Hugging Face form struct<bytes, path> is read"
+            )
+        return "image"
+    if {"path", "content"} <= names:
+        if not _is_bytes(schema.field("content").type) or not _is_text(schema.field("path").type):
+            raise ValueError(
+                "columns 'path' and 'content' have to be string and binary, as Spark's binaryFile has them"
+            )
+        return "content"
+    if "uri" in names:
+        if not _is_text(schema.field("uri").type):
+            raise ValueError(f"column 'uri' has type {schema.field('uri').type}: it has to be string")
+        return "uri"
+    found = ", ".join(sorted(names))[:500]
+    raise ValueError(f"no photo column among {found}: give image: struct<bytes, path>, path and content, or uri")
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _delta_keeps(kind: pa.DataType) -> bool:
-    """Whether a Delta table stores values of a type and gives them back unchanged."""
+    """Whether a Delta table stores values of a type and gives them back unchanged, as tried with deltalake 1.6."""
     types = pa.types
     if types.is_list(kind) or types.is_large_list(kind):
         return _delta_keeps(kind.value_type)
     if types.is_struct(kind):
-        return all(_delta_keeps(member.type) for member in kind)
+        return kind.num_fields > 0 and all(_delta_keeps(member.type) for member in kind)
     if types.is_map(kind):
         return _delta_keeps(kind.key_type) and _delta_keeps(kind.item_type)
+    if types.is_dictionary(kind):
+        return _is_text(kind.value_type)
     if types.is_timestamp(kind):
-        return kind.unit in ("us", "ms", "s")
-    return bool(
-        types.is_signed_integer(kind)
-        or types.is_float32(kind)
-        or types.is_float64(kind)
-        or types.is_boolean(kind)
-        or types.is_string(kind)
-        or types.is_large_string(kind)
-        or types.is_binary(kind)
-        or types.is_large_binary(kind)
-        or types.is_date32(kind)
-        or types.is_decimal128(kind)
-        or types.is_dictionary(kind)
-        and types.is_string(kind.value_type)
-    )
+        return kind.unit in ("us", "ms") and kind.tz in (None, "UTC")
+    if types.is_decimal128(kind):
+        return bool(kind.scale >= 0)
+    numbers = types.is_signed_integer(kind) or types.is_float32(kind) or types.is_float64(kind)
+    return bool(numbers or types.is_boolean(kind) or types.is_date32(kind) or _is_text(kind) or _is_bytes(kind))
+
+
+def _advice(kind: pa.DataType) -> str:
+    """A type to cast to, for the first part of a type that the table format cannot keep."""
+    for name, advice in ADVICE.items():
+        if name in str(kind):
+            return advice
+    return "string"
 
 
 def open_parquet(file: Any) -> pq.ParquetFile:
-    """Opens a Parquet file so that a flipped byte in a page is found, where the writer stored checksums."""
-    return pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False)
+    """Opens a Parquet file so that pages are read one by one and a flipped byte is found.
+
+    The latter needs checksums by the writer. Spark's 96-bit timestamps are read in microseconds, as Spark has them.
+    """
+    return pq.ParquetFile(
+        file,
+        page_checksum_verification=True,
+        pre_buffer=False,
+        buffer_size=READ_BUFFER,
+        coerce_int96_timestamp_unit="us",
+    )
 
 
 def check_row_group(parquet: pq.ParquetFile, row_group: int) -> None:
@@ -205,9 +259,21 @@ def check_row_group(parquet: pq.ParquetFile, row_group: int) -> None:
 
 
 def iter_rows(parquet: pq.ParquetFile, row_group: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """Yields one row group in batches of CHUNK_ROWS, so that one batch's photos are in memory at a time."""
+    """Yields one row group in batches of CHUNK_ROWS, so that one batch's photos are in memory at a time.
+
+    Raises:
+        ValueError: if the row group states, or turns out, to decode to more than is allowed.
+    """
     check_row_group(parquet, row_group)
-    yield from parquet.iter_batches(batch_size=CHUNK_ROWS, row_groups=[row_group], columns=columns, use_threads=False)
+    for batch in parquet.iter_batches(
+        batch_size=CHUNK_ROWS, row_groups=[row_group], columns=columns, use_threads=False
+    ):
+        if batch.nbytes > MAX_BATCH_BYTES:
+            raise ValueError(
+                f"{batch.num_rows} rows of row group {row_group} decode to {batch.nbytes} bytes; "
+                f"{MAX_BATCH_BYTES} are allowed: remove what is not a photo"
+            )
+        yield batch
 
 
 def stored_photos(batch: pa.RecordBatch, layout: ParquetLayout, first: int) -> Iterator[StoredPhoto]:

@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -195,7 +196,7 @@ class ProtectedTable:
         if self.exists():
             return
         if not self.storage.is_s3:
-            os.makedirs(self.url, exist_ok=True)
+            Path(self.url).mkdir(parents=True, exist_ok=True)
         DeltaTable.create(
             self.url,
             schema=schema,

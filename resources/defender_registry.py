@@ -79,7 +79,7 @@ class DefenderEntry:
         names = sorted(name for name in self.config["files"] if name.endswith(".onnx"))
         if not names:
             raise DefenderCorrupt(f"defender {self.name} has no ONNX file: materialise defender_onnx first")
-        return names[0]
+        return str(names[0])
 
 
 class DefenderRegistry:
@@ -95,7 +95,7 @@ class DefenderRegistry:
         self.storage = Storage(home).child("defenders")
         self.shipped = shipped
 
-    def list(self) -> list[DefenderEntry]:
+    def entries(self) -> list[DefenderEntry]:
         """Returns every defender: registered ones first, then shipped ones that are not registered."""
         entries = {}
         for file in self.storage.list_files():
@@ -103,9 +103,9 @@ class DefenderRegistry:
                 folder = file.path.partition("/")[0]
                 config = json.loads(self.storage.read_bytes(file.path))
                 entries[config["digest"]] = DefenderEntry(config["digest"], config, self.storage.uri(folder))
-        for folder in self._shipped_folders():
-            config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-            entries.setdefault(config["digest"], DefenderEntry(config["digest"], config, str(folder)))
+        for shipped in self._shipped_folders():
+            config = json.loads((shipped / CONFIG).read_text(encoding="utf-8"))
+            entries.setdefault(config["digest"], DefenderEntry(config["digest"], config, str(shipped)))
         names = self.aliases()
         return [
             DefenderEntry(
@@ -127,7 +127,7 @@ class DefenderRegistry:
         Raises:
             UnknownDefender: if there is none, or several.
         """
-        entries = {entry.digest: entry for entry in self.list()}
+        entries = {entry.digest: entry for entry in self.entries()}
         alias = self.aliases().get(name)
         if alias is not None:
             if alias not in entries:
@@ -175,7 +175,7 @@ class DefenderRegistry:
         if not ALIAS.match(alias) or DIGEST_PREFIX.match(alias):
             raise ValueError(f"alias {alias!r} is not allowed: use letters, digits, '.', '_' and '-', and no digest")
         entry = self.resolve(name)
-        if entry.location not in {known.location for known in self.list()}:
+        if entry.location not in {known.location for known in self.entries()}:
             self.register(Path(entry.location))
         recorded = {**self._recorded_aliases(), alias: entry.digest}
         self.storage.write_bytes("aliases.json", (json.dumps(recorded, indent=2, sort_keys=True) + "\n").encode())

@@ -117,6 +117,6 @@ def check_drop_name(name: str) -> str:
     """
     if not DROP_NAME.match(name) or not name.strip("."):
         raise ValueError(
-            f"drop name {name[:140]!r} is not allowed: use 1 to 120 letters, digits, '.', '_', '=' or '-', not only dots"
+            f"drop name {name[:140]!r} is not allowed: 1 to 120 letters, digits, '.', '_', '=' or '-', not only dots"
         )
     return name

@@ -3,14 +3,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from quick_pipelines import photo_crops
 from torch import Tensor
 
 from models.frozen_diffusion import FrozenDiffusion, load_frozen_diffusion
 from training.adv_sds import adv_sds_loss, adv_sds_weight, ensemble_adv_sds_loss
 from training.batches import pixels_to_signed
 from training.regression import regression_loss
-
-from quick_pipelines import photo_crops
 
 
 class FixedPrediction(torch.nn.Module):

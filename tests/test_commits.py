@@ -9,7 +9,9 @@ from deltalake import DeltaTable
 from resources.commits import ConflictingCommit, ProtectedTable, ShardFile, shard_path, storage_options
 from resources.storage import Storage
 
-SCHEMA = pa.schema([pa.field("key", pa.string(), False), pa.field("drop", pa.string(), False), pa.field("n", pa.int32())])
+SCHEMA = pa.schema(
+    [pa.field("key", pa.string(), False), pa.field("drop", pa.string(), False), pa.field("n", pa.int32())]
+)
 
 
 def write_shard(url: str, drop: str, work_key: str, keys: list[str], extra: pa.DataType | None = None) -> ShardFile:
@@ -69,7 +71,13 @@ def test_a_new_column_of_another_drop_is_added_and_another_type_refused(place: s
         table.commit_drop("f", [write_shard(place, "f", "a", ["9"], pa.int64())], clash, {})
 
 
-def commit(url: str, drop: str, names: list[str], barrier: "multiprocessing.synchronize.Barrier", out: "multiprocessing.Queue[str]") -> None:
+def commit(
+    url: str,
+    drop: str,
+    names: list[str],
+    barrier: "multiprocessing.synchronize.Barrier",
+    out: "multiprocessing.Queue[str]",
+) -> None:
     files = [write_shard(url, drop, name, [f"{name}-{i}" for i in range(3)]) for name in names]
     barrier.wait()
     try:

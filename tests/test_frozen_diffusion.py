@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
+from quick_pipelines import photo_crops
 
 from models.frozen_diffusion import load_frozen_diffusion
 from training.batches import pixels_to_signed
-
-from quick_pipelines import photo_crops
 
 
 def test_both_prediction_types_load_frozen(pipelines: dict[str, Path]) -> None:

@@ -1,0 +1,1 @@
+"""How a defender is made and measured: losses, teachers, the trainer, evaluation."""

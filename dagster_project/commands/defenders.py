@@ -10,7 +10,7 @@ from dagster_project.settings import registry
 
 def list_defenders(*, as_json: bool) -> int:
     """Prints every defender with its aliases, budget and licence."""
-    entries = registry().list()
+    entries = registry().entries()
     if as_json:
         print(json.dumps([{"aliases": entry.aliases, "location": entry.location, **entry.config} for entry in entries]))
         return exit_codes.OK

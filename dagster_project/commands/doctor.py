@@ -32,7 +32,7 @@ def doctor() -> int:
         print(f"{name:17} {_version(name)}")
     sound = _probe_storage()
     _print_hardware()
-    for entry in registry().list():
+    for entry in registry().entries():
         names = ", ".join(entry.aliases) or "-"
         print(f"defender          {entry.digest[:12]} {entry.name} ({names})")
         print(f"                  {entry.config['description']}")

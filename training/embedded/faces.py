@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -49,7 +50,7 @@ def load_faces(files: list[Path], side: int) -> CaptionedFaces:
     return CaptionedFaces(np.stack(pixels), captions)
 
 
-def _rows(file: Path) -> Iterator[dict]:
+def _rows(file: Path) -> Iterator[dict[str, Any]]:
     parquet = pq.ParquetFile(file, page_checksum_verification=True)
     columns = [name for name in ("image", "age", "gender") if name in parquet.schema_arrow.names]
     for index in range(parquet.metadata.num_row_groups):

@@ -55,7 +55,7 @@ def train_autoencoder(
         posterior = vae.encode(photos.contiguous(memory_format=torch.channels_last)).latent_dist
         loss = reconstruction_loss(vae.decode(posterior.sample()).sample, photos) + KL_WEIGHT * posterior.kl().mean()
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimiser.step()
         on_step({"step": step + 1, "steps": steps, "loss": loss.item()})

@@ -108,7 +108,7 @@ def _gradient(
     for model in models:
         at_native = model.resize(image + levels_to_signed(variable))
         reduced = at_native.shape[-1] // latent_reduction(model)
-        channels = model.vae.config.latent_channels  # type: ignore[union-attr]
+        channels = int(model.vae.config.latent_channels)  # type: ignore[union-attr,arg-type]
         draw = noise.draw(model, torch.Size((len(image), channels, reduced, reduced)))
         total = total + objective(model, at_native, draw) / len(models)
     (gradient,) = torch.autograd.grad(total, variable)
