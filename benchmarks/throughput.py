@@ -16,7 +16,7 @@ import argparse
 import json
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import process_time
@@ -163,7 +163,7 @@ def measure(defender: Path, folder: Path, photos: int, rounds: int) -> list[Meas
         network.rounds_s.append(photo.network_cpu_s)
         return photo.cpu_s
 
-    variants = [
+    variants: list[Callable[[int], float]] = [
         run_published,
         lambda turn: statistics.fmean(rows.default_s(source) for source in sources),
         lambda turn: statistics.fmean(rows.non_network_s(source) for source in sources),
