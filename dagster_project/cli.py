@@ -133,13 +133,13 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         code = app(standalone_mode=False)
+        if code == exit_codes.INTERRUPTED:  # typer's answer to an interrupt
+            _fail(INTERRUPTED, code)
         sys.exit(code if isinstance(code, int) else exit_codes.OK)
     except click.exceptions.NoArgsIsHelpError as usage:
         print(usage.format_message())
         sys.exit(exit_codes.OK)
-    except click.exceptions.Exit as leave:  # typer turns an interrupt into this
-        if leave.exit_code == exit_codes.INTERRUPTED:
-            _fail(INTERRUPTED, exit_codes.INTERRUPTED)
+    except click.exceptions.Exit as leave:
         sys.exit(leave.exit_code)
     except click.ClickException as usage:
         _fail(usage.format_message(), exit_codes.INVALID_REQUEST)

@@ -55,9 +55,10 @@ def shrink(picture: Pixels, side: int) -> Pixels:
 
 
 def _halve(picture: Pixels) -> Pixels:
-    """Averages 2 x 2 pixels; an odd last row or column is left out, a shift of less than one pixel of the original."""
-    height, width = picture.shape[0] // 2, picture.shape[1] // 2
-    half: Pixels = cv2.resize(picture[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA)
+    """Averages 2 x 2 pixels; of a picture with an odd side as nearly as keeps every place where it was."""
+    height, width = picture.shape[:2]
+    method = cv2.INTER_LINEAR if height % 2 or width % 2 else cv2.INTER_AREA
+    half: Pixels = cv2.resize(picture, ((width + 1) // 2, (height + 1) // 2), interpolation=method)
     return half
 
 

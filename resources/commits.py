@@ -2,6 +2,19 @@
 
 Workers write shard files; `commit_drop` makes them the drop's content in one transaction. A reader sees a drop whole
 or not at all. Nothing is deleted from storage: replaced files stay until an operator vacuums the table.
+
+How a commit is made, and what each part is for (all tried with deltalake 1.6.6):
+
+- It is the *difference*: an AddAction for each new path, a RemoveAction for each replaced one, in mode "append". Mode
+  "overwrite" with a partition filter would also remove the paths that stay, and one commit may not add and remove a
+  path.
+- It carries a transaction `drop:<name>` with the number after the last one. Two writers that make a drop's *first*
+  commit from the same snapshot touch no common file, so that the log would take both and double the rows; with equal
+  numbers the second is refused. Numbers of other drops do not matter to it.
+- A refused writer reads the table again. Same plan there: done. As it was: another drop was faster, so commit again.
+  Another plan of this drop: `ConflictingCommit`, since this plan was made before that one and may undo it.
+- Where the answer of the log's conditional PUT is lost, the repeat is refused, and the table turns out to hold the
+  plan.
 """
 
 from __future__ import annotations
@@ -10,18 +23,19 @@ import json
 import os
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from resources.catalogs import open_parquet
+from resources.s3_objects import s3_endpoint
 from resources.schemas import check_drop_name
 from resources.storage import Storage
 
-ATTEMPTS = 8
+ATTEMPTS = 12
 STATISTICS_COLUMNS = "key,status,reason,input_sha256,output_sha256,defender_digest"  # never the image bytes
 
 
@@ -115,55 +129,32 @@ class ProtectedTable:
             ValueError: if a column of `schema` has another type in the table.
             ConflictingCommit: if another writer's plan of this drop got in between, or the result does not add up.
         """
-        from deltalake import CommitProperties, PostCommitHookProperties, Transaction
         from deltalake.exceptions import CommitFailedError
-        from deltalake.transaction import AddAction, RemoveAction
 
         check_drop_name(drop)
         planned = {file.path: file for file in files}
         self._create(schema)
         basis: set[str] | None = None
         for attempt in range(ATTEMPTS):
-            table = self._open()
-            self._check_schema(table, schema)
-            live = _live_files(table, drop)
-            if basis is not None and set(live) != basis and set(live) != set(planned):
-                raise ConflictingCommit(
-                    f"another run committed drop {drop!r} with another plan: run again to plan on top of it"
-                )
-            basis = set(live)
-            added = [file for path, file in planned.items() if path not in live]
-            removed = [file for path, file in live.items() if path not in planned]
-            if not added and not removed:
-                return CommitResult(int(table.version()), 0, 0)
-            now = int(time.time() * 1000)
-            actions = [
-                AddAction(f.path, f.size, {"drop": drop}, now, True, json.dumps({"numRecords": f.rows})) for f in added
-            ]
-            actions += [RemoveAction(f.path, True, now, f.size, {"drop": drop}) for f in removed]
-            # The number makes a second writer fail who starts from the same snapshot, even on a drop's first commit;
-            # other drops are not blocked.
-            transaction = Transaction(f"drop:{drop}", (table.transaction_version(f"drop:{drop}") or 0) + 1)
             try:
-                table.create_write_transaction(
-                    actions,
-                    "append",
-                    table.schema(),
-                    ["drop"],
-                    commit_properties=CommitProperties(
-                        custom_metadata={"drop": drop, **metadata}, max_commit_retries=0, app_transactions=[transaction]
-                    ),
-                    post_commithook_properties=PostCommitHookProperties(cleanup_expired_logs=False),
-                )
+                self._adopt(self._open(), schema)
+                table = self._open()
+                live = _live_files(table, drop)
+                if basis is not None and set(live) not in (basis, set(planned)):
+                    raise ConflictingCommit(
+                        f"another run committed drop {drop!r} with another plan: run again to plan on top of it"
+                    )
+                basis = set(live)
+                result, number = _commit_difference(table, drop, live, planned, metadata)
             except CommitFailedError as error:
                 if attempt + 1 == ATTEMPTS:
                     raise ConflictingCommit(
-                        f"drop {drop!r} could not be committed after {ATTEMPTS} attempts"
+                        f"drop {drop!r} could not be committed in {ATTEMPTS} attempts, others were always faster: "
+                        "run again"
                     ) from error
-                time.sleep(0.05 * 2**attempt * random.uniform(0.5, 1.5))
+                time.sleep(min(0.05 * 2**attempt, 2) * random.uniform(0.5, 1.5))
                 continue
-            self._check_rows(drop, planned)
-            return CommitResult(self.version(), len(added), len(removed))
+            return result if number is None else self._checked(drop, planned, number, result)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def read(self, drop: str, columns: Sequence[str]) -> pa.Table:
@@ -174,20 +165,39 @@ class ProtectedTable:
         schema = self.schema()
         if schema is None:
             return pa.table({})
+        parts = list(self.iter_batches(drop, columns))
+        wanted = pa.schema([schema.field(name).with_nullable(True) for name in columns])
+        return pa.Table.from_batches(parts, wanted)
+
+    def iter_batches(self, drop: str, columns: Sequence[str], rows: int = 65_536) -> Iterator[pa.RecordBatch]:
+        """Yields some columns of a drop's live rows, at most `rows` at a time; shards in the order of their paths.
+
+        Raises:
+            ValueError: if the table has no such column.
+        """
+        if not self.exists():
+            return
+        table = self._open()
+        schema = pa.schema(table.schema().to_arrow())
+        unknown = sorted(set(columns) - set(schema.names))
+        if unknown:
+            raise ValueError(f"the table {self.url} has no column {unknown[0]!r}; it has {', '.join(schema.names)}")
         wanted = pa.schema([schema.field(name) for name in columns])
-        parts = []
-        for path in sorted(self.live_files(drop)):
+        for path in sorted(_live_files(table, drop)):
             with self.storage.open(path) as file:
-                parquet = pq.ParquetFile(file, page_checksum_verification=True)
+                parquet = open_parquet(file)
                 there = [name for name in columns if name in parquet.schema_arrow.names]
-                part = parquet.read(columns=there, use_threads=False)
-            parts.append(conform(part, wanted, drop))
-        return pa.concat_tables(parts) if parts else wanted.empty_table()
+                if not there:  # nothing but the number of rows is in the file
+                    count = parquet.metadata.num_rows
+                    yield from conform(pa.table({"": pa.nulls(count)}), wanted, drop).to_batches(max_chunksize=rows)
+                    continue
+                for batch in parquet.iter_batches(batch_size=rows, columns=there, use_threads=False):
+                    yield from conform(pa.Table.from_batches([batch]), wanted, drop).to_batches()
 
     def read_shard(self, path: str, columns: Sequence[str]) -> list[tuple[Any, ...]]:
         """Returns some columns of one shard file, as one tuple a row."""
         with self.storage.open(path) as file:
-            rows = pq.ParquetFile(file, page_checksum_verification=True).read(columns=list(columns), use_threads=False)
+            rows = open_parquet(file).read(columns=list(columns), use_threads=False)
         return list(zip(*(rows.column(name).to_pylist() for name in columns), strict=True))
 
     def _create(self, schema: pa.Schema) -> None:
@@ -206,28 +216,37 @@ class ProtectedTable:
             storage_options=storage_options(self.url),
         )
 
-    def _check_schema(self, table: Any, schema: pa.Schema) -> None:
-        """Adds columns that the table lacks; a column of another type is refused."""
-        have = pa.schema(table.schema().to_arrow())
-        for field in schema:
-            if field.name in have.names and not _same_type(have.field(field.name).type, field.type):
+    def _adopt(self, table: Any, schema: pa.Schema) -> None:
+        """Adds columns that the table lacks; a column of another type is refused.
+
+        Another writer may add the same column meanwhile: that is a CommitFailedError, after which it is there.
+        """
+        from deltalake import Schema
+
+        wanted = Schema.from_arrow(pa.schema([field.with_nullable(True) for field in schema]))
+        have = {field.name: field.type for field in table.schema().fields}
+        for field in wanted.fields:
+            if field.name in have and _plain(have[field.name]) != _plain(field.type):
                 raise ValueError(
-                    f"column {field.name!r} is {field.type} here and {have.field(field.name).type} in the table "
-                    f"{self.url}: rename it in the source, or use another target"
+                    f"column {field.name!r} is {schema.field(field.name).type} here and {_plain(have[field.name])} in "
+                    f"the table {self.url}: rename it in the source, or use another target"
                 )
-        missing = [field.with_nullable(True) for field in schema if field.name not in have.names]
+        missing = [field for field in wanted.fields if field.name not in have]
         if missing:
-            from deltalake import Schema
+            table.alter.add_columns(missing)
 
-            table.alter.add_columns(list(Schema.from_arrow(pa.schema(missing)).fields))
-
-    def _check_rows(self, drop: str, planned: dict[str, ShardFile]) -> None:
-        live = self.live_files(drop)
-        rows, expected = sum(f.rows for f in live.values()), sum(f.rows for f in planned.values())
+    def _checked(self, drop: str, planned: dict[str, ShardFile], number: int, result: CommitResult) -> CommitResult:
+        """Holds the drop's live rows against the plan, after a commit with a transaction number."""
+        table = self._open()
+        live = _live_files(table, drop)
+        if set(live) != set(planned) and (table.transaction_version(f"drop:{drop}") or 0) > number:
+            raise ConflictingCommit(f"another run replaced drop {drop!r} right after this one committed it")
+        rows, expected = sum(file.rows for file in live.values()), sum(file.rows for file in planned.values())
         if set(live) != set(planned) or rows != expected:
             raise ConflictingCommit(
                 f"drop {drop!r} has {rows} rows after its commit where {expected} were planned: run again"
             )
+        return CommitResult(int(table.version()), result.added, result.removed)
 
     def _open(self) -> Any:
         from deltalake import DeltaTable
@@ -239,7 +258,7 @@ def storage_options(url: str) -> dict[str, str] | None:
     """Options of the table library for S3: conditional commits, and what the environment says of the endpoint."""
     if not url.startswith("s3://"):
         return None
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    endpoint = s3_endpoint()
     options = {"aws_conditional_put": "etag"}
     if endpoint:
         options["aws_endpoint"] = endpoint
@@ -262,20 +281,53 @@ def conform(table: pa.Table, schema: pa.Schema, drop: str) -> pa.Table:
     return pa.table(columns, schema=pa.schema([field.with_nullable(True) for field in schema]))
 
 
+def _commit_difference(
+    table: Any, drop: str, live: dict[str, ShardFile], planned: dict[str, ShardFile], metadata: dict[str, str]
+) -> tuple[CommitResult, int | None]:
+    """Commits what a drop lacks and what it has too much; returns the transaction number too, None if it was equal."""
+    from deltalake import CommitProperties, PostCommitHookProperties, Transaction
+    from deltalake.transaction import AddAction, RemoveAction
+
+    added = [file for path, file in planned.items() if path not in live]
+    removed = [file for path, file in live.items() if path not in planned]
+    if not added and not removed:
+        return CommitResult(int(table.version()), 0, 0), None
+    now = int(time.time() * 1000)
+    actions: list[Any] = [
+        AddAction(file.path, file.size, {"drop": drop}, now, True, json.dumps({"numRecords": file.rows}))
+        for file in added
+    ]
+    actions += [RemoveAction(file.path, True, now, file.size, {"drop": drop}) for file in removed]
+    number = (table.transaction_version(f"drop:{drop}") or 0) + 1
+    table.create_write_transaction(
+        actions,
+        "append",
+        table.schema(),
+        ["drop"],
+        commit_properties=CommitProperties(
+            custom_metadata={"drop": drop, **metadata}, app_transactions=[Transaction(f"drop:{drop}", number)]
+        ),
+        # History answers which defender protected a photo, so that no old log entry is removed.
+        post_commithook_properties=PostCommitHookProperties(cleanup_expired_logs=False),
+    )
+    return CommitResult(int(table.version()) + 1, len(added), len(removed)), number
+
+
 def _live_files(table: Any, drop: str) -> dict[str, ShardFile]:
     actions = pa.table(table.get_add_actions(flatten=True))
-    rows = zip(
-        *(actions.column(name).to_pylist() for name in ("path", "size_bytes", "num_records", "partition.drop")),
-        strict=True,
-    )
+    columns = [actions.column(name) for name in ("path", "size_bytes", "num_records", "partition.drop")]
+    rows = zip(*(column.to_pylist() for column in columns), strict=True)
     return {path: ShardFile(path, size, count) for path, size, count, owner in rows if owner == drop}
 
 
-def _same_type(first: pa.DataType, second: pa.DataType) -> bool:
-    """Whether the table format writes both types alike (views and large variants are the same to it)."""
-    return _plain(first) == _plain(second)
+def _plain(kind: Any) -> str:
+    """A type of the table format without what does not matter to it: whether parts of it may be null."""
+    from deltalake.schema import ArrayType, MapType, StructType
 
-
-def _plain(kind: pa.DataType) -> str:
-    text = str(kind).replace("large_", "").replace("_view", "").replace("element:", "item:").replace(" not null", "")
-    return "string" if text.startswith("dictionary") else text
+    if isinstance(kind, ArrayType):
+        return f"list<{_plain(kind.element_type)}>"
+    if isinstance(kind, MapType):
+        return f"map<{_plain(kind.key_type)}, {_plain(kind.value_type)}>"
+    if isinstance(kind, StructType):
+        return f"struct<{', '.join(f'{field.name}: {_plain(field.type)}' for field in kind.fields)}>"
+    return str(kind.type)

@@ -36,7 +36,7 @@ SUBSAMPLING: dict[tuple[tuple[int, int], ...], int] = {
     ((2, 2), (1, 1), (1, 1)): 2,  # 4:2:0
 }
 COARSE_STEP = 8  # a mean quantisation step above which a picture stays under two bytes a pixel
-QUALITY_STEPS = (0.7, 0.5, 0.35, 0.25, 0.125, 0.0)  # the quantisation tables' values times these; 0 gives ones
+QUALITY_STEPS = (0.7, 0.5, 0.35, 0.25, 0.125, 0.06, 0.0)  # the quantisation tables' values times these; 0 gives ones
 
 # The order in which a DQT segment lists the 64 coefficients, row by row as (row * 8 + column).
 ZIGZAG = sorted(range(64), key=lambda n: (n // 8 + n % 8, n // 8 if (n // 8 + n % 8) % 2 else n % 8))
