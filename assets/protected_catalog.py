@@ -1,4 +1,4 @@
-"""Every photo of the drop, protected, skipped or quarantined with a reason, committed to the table in one transaction."""
+"""Every photo of the drop: protected, skipped or quarantined with a reason; one commit a drop."""
 
 from dagster import AssetExecutionContext, BackfillPolicy, MaterializeResult, asset
 
