@@ -6,6 +6,7 @@ and a task whose worker died is reported as killed instead of ending the run, so
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import heapq
 import importlib.util
@@ -152,7 +153,9 @@ class Workers:
     ) -> None:
         for resource in (self._client, self._cluster):
             if resource is not None:
-                resource.close(timeout=5)
+                # A terminated process has seconds left; workers that are still busy then die with it.
+                with contextlib.suppress(TimeoutError):
+                    resource.close(timeout=5 if kind is None else 2)
         self._client = self._cluster = None
 
     def run(
