@@ -3,7 +3,7 @@
 One photo at a time: decode with Pillow, short side to 512, 512 x 512 centre crop, the reference network in eager fp32,
 then a numbered PNG at Pillow's default compression. No published code and no published weights are used: weights are
 random, which changes no cost. The network is `models.defender.Defender`, whose constants are folded already; that is
-a little cheaper (about 6 %) than the unfolded original, so ratios against this loop are on the low side.
+a little cheaper than the unfolded original, so ratios against this loop are on the low side.
 
 B batch (1), S 512.
 """
