@@ -108,6 +108,8 @@ def write_catalog(state_url: str, drop: str, index: PhotoIndex, previous: DropCa
     """
     listing = index.listing
     layout = listing.layout
+    if previous is not None and index.unchanged and previous.ignored == listing.ignored:
+        return previous
     if listing.kind == "files":
         buckets = previous.bucket_count if previous else 0
         bucket_count = buckets or max(1, -(-index.rows.num_rows // SHARD_PHOTOS))

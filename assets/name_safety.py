@@ -7,6 +7,7 @@ system, is quarantined; every photo that takes part in a collision is, so that t
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ from resources.schemas import Reason
 
 MAX_COMPONENT_BYTES = 240  # 255 on common file systems, less what a temporary name adds
 MAX_NAME_BYTES = 1000  # an S3 key holds 1,024
-BIDI_CONTROLS = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+DOT_PART = re.compile(r"(?:^|/)\.{0,2}(?:/|$)")
+# Control characters, backslashes, controls of the writing direction, and the lone surrogates of undecodable bytes.
+FORBIDDEN = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\\\\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
 RESERVED = frozenset({"_rid", "_delta_log"})
 
 
@@ -61,15 +64,16 @@ def unsafe(key: str) -> str | None:
     """Returns what makes a name unsafe as a relative file path, or None."""
     if not key or key.startswith(("/", "\\")) or (len(key) > 1 and key[1] == ":"):
         return "the name is empty or absolute"
-    parts = key.split("/")
-    if any(part in ("", ".", "..") for part in parts):
+    if DOT_PART.search(key):
         return "the name has an empty, '.' or '..' part"
-    if parts[0] in RESERVED:
-        return f"the name starts with the reserved folder {parts[0]}"
-    if any(unicodedata.category(c) in ("Cc", "Cs") or c in BIDI_CONTROLS or c == "\\" for c in key):
+    if key.partition("/")[0] in RESERVED:
+        return f"the name starts with the reserved folder {key.partition('/')[0]}"
+    if FORBIDDEN.search(key):
         return "the name has a control character, a backslash or bytes that are not UTF-8"
-    if len(key.encode()) > MAX_NAME_BYTES or any(len(part.encode()) > MAX_COMPONENT_BYTES for part in parts):
-        return "the name is too long"
+    if 4 * len(key) > MAX_COMPONENT_BYTES:  # only then can it be too long
+        parts = key.encode().split(b"/")
+        if len(key.encode()) > MAX_NAME_BYTES or max(map(len, parts)) > MAX_COMPONENT_BYTES:
+            return "the name is too long"
     return None
 
 

@@ -62,12 +62,14 @@ class PhotoIndex:
         listing: the source as listed.
         policy_digest: of the policy whose limits the headers were held against.
         hashed: photos that had to be read.
+        unchanged: whether the rows are those of the previous catalog.
     """
 
     rows: pa.Table
     listing: SourceListing
     policy_digest: str
     hashed: int = 0
+    unchanged: bool = False
 
 
 def index_photos(task: IndexTask) -> pa.Table:
@@ -131,7 +133,8 @@ def index_source(
             f"{source_url} holds no photos: give a folder or prefix with images, or Parquet with an image column"
         )
     marked = _mark_names(rows, taken) if listing.kind == "files" else rows
-    return PhotoIndex(marked, listing, limits.digest(), hashed)
+    unchanged = known is not None and marked.equals(_in_order(known, listing.kind))
+    return PhotoIndex(marked, listing, limits.digest(), hashed, unchanged)
 
 
 def _plan_files(listing: SourceListing, policy_json: str, known: pa.Table | None) -> tuple[pa.Table, list[IndexTask]]:

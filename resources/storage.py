@@ -287,28 +287,40 @@ class Storage:
             yield
 
     def _list_local(self, prefix: str) -> Iterator[FileEntry]:
-        root = Path(self.url)
-        for base, folders, names in os.walk(root / prefix, onerror=_refuse_unlistable):
-            folders.sort()
-            linked = [name for name in folders if Path(base, name).is_symlink()]
-            for name in sorted(names + linked):
-                file = Path(base, name)
-                status = _status(file, follow=name not in linked)
-                if status is None:
-                    continue
-                path = file.relative_to(root).as_posix()
-                yield FileEntry(path, 0 if name in linked else status.st_size, _local_identity(status))
+        yield from _walk(f"{self.url}/{prefix}", f"{prefix}/" if prefix else "")
 
 
-def _status(file: Path, *, follow: bool) -> os.stat_result | None:
-    """The state of a file, or of a link that leads to nothing; None if it was removed while it was listed."""
+def _walk(folder: str, prefix: str) -> Iterator[FileEntry]:
+    """Lists a local folder, its files first; one that is gone is passed over, one that may not be listed is not."""
     try:
-        return file.stat() if follow else file.lstat()
-    except OSError:
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    folders = []
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            folders.append(entry.name)
+            continue
+        linked = entry.is_symlink() and Path(entry.path).is_dir()  # False for a link that runs in a circle
+        status = _status(entry, follow=not linked)
+        if status is not None:
+            yield FileEntry(prefix + entry.name, 0 if linked else status.st_size, _local_identity(status))
+    for name in folders:
+        yield from _walk(f"{folder}/{name}", f"{prefix}{name}/")
+
+
+def _status(entry: os.DirEntry[str], *, follow: bool) -> os.stat_result | None:
+    """The state of a file, or of a link that leads to nothing; None if it was removed while it was listed."""
+    for followed in (follow, False):
         try:
-            return file.lstat()
+            return entry.stat(follow_symlinks=followed)
         except FileNotFoundError:
-            return None
+            continue
+        except OSError:
+            if not followed:
+                raise
+    return None
 
 
 class _Replacing:
@@ -350,12 +362,6 @@ def _finish(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
     file.close()
-
-
-def _refuse_unlistable(error: OSError) -> None:
-    """Passes over a folder that is gone; any other fault of a listing would silently lose photos."""
-    if not isinstance(error, FileNotFoundError | NotADirectoryError):
-        raise error
 
 
 def _local_identity(status: os.stat_result) -> str:
