@@ -20,11 +20,13 @@ class Fault:
         kind: "503", "409" or "403" answer so without asking the server; "lost" hangs up after the server has acted;
             "truncated" breaks the body off; "flipped" changes a bit of the body.
         times: how many requests it meets; the others pass.
+        where: part of the URLs that it meets.
     """
 
     method: str
     kind: str
     times: int
+    where: str = ""
 
 
 CODES = {"503": "SlowDown", "409": "ConditionalRequestConflict", "403": "ExpiredToken"}
@@ -39,11 +41,11 @@ class FaultProxy:
     requests: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def next_fault(self, method: str) -> str | None:
+    def next_fault(self, method: str, url: str) -> str | None:
         with self.lock:
             self.requests.append(method)
             for fault in self.faults:
-                if fault.method == method and fault.times > 0:
+                if fault.method == method and fault.times > 0 and fault.where in url:
                     fault.times -= 1
                     return fault.kind
         return None
@@ -63,7 +65,7 @@ def fault_proxy(upstream: str) -> Iterator[FaultProxy]:
 
         def relay(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            kind = proxy.next_fault(self.command)
+            kind = proxy.next_fault(self.command, self.path)
             if kind in CODES:
                 self.refuse(int(kind), CODES[kind])
                 return

@@ -1,12 +1,19 @@
+import io
 import multiprocessing
+import os
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from deltalake import DeltaTable
+from deltalake import DeltaTable, QueryBuilder
+from fault_proxy import Fault, fault_proxy
+from s3_server import S3Server
 
 from resources.commits import ConflictingCommit, ProtectedTable, ShardFile, shard_path, storage_options
+from resources.schemas import IMAGE
 from resources.storage import Storage
 
 SCHEMA = pa.schema(
@@ -120,3 +127,147 @@ def test_image_bytes_stay_out_of_the_log(tmp_path: Path) -> None:
     url = str(tmp_path / "t")
     ProtectedTable(url).commit_drop("d", [write_shard(url, "d", "a", ["1"])], SCHEMA, {})
     assert b"dataSkippingStatsColumns" in (tmp_path / "t" / "_delta_log" / f"{0:020d}.json").read_bytes()
+
+
+def test_a_plan_may_come_back(place: str) -> None:
+    """The shard files of an earlier plan are there still; adding them again is no conflict."""
+    table = ProtectedTable(place)
+    a, b = write_shard(place, "d", "a", ["1"]), write_shard(place, "d", "b", ["2"])
+    for plan in ([a], [b], [a], [a, b], [b]):
+        table.commit_drop("d", plan, SCHEMA, {})
+        assert sorted(table.live_files("d")) == sorted(file.path for file in plan)
+    assert keys(place, "d") == ["2"]
+
+
+def test_drop_names_are_kept(place: str) -> None:
+    table = ProtectedTable(place)
+    for drop in ("a=b", "2026-11-24", "x..y", "=", "A_b"):
+        table.commit_drop(drop, [write_shard(place, drop, "a", [drop])], SCHEMA, {})
+    assert table.drops() == ["2026-11-24", "=", "A_b", "a=b", "x..y"]
+    assert all(keys(place, drop) == [drop] for drop in table.drops())
+    read = DeltaTable(place, storage_options=storage_options(place)).to_pyarrow_table()
+    assert all(row["key"] == row["drop"] for row in read.to_pylist())
+
+
+@pytest.mark.parametrize("drop", ["..", "a/b", "a b", "", "x" * 121])
+def test_other_drop_names_are_refused(drop: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="drop name"):
+        ProtectedTable(str(tmp_path)).commit_drop(drop, [], SCHEMA, {})
+
+
+def test_an_empty_plan_empties_the_drop(place: str) -> None:
+    table = ProtectedTable(place)
+    table.commit_drop("d", [write_shard(place, "d", "a", ["1"])], SCHEMA, {})
+    assert table.commit_drop("d", [], SCHEMA, {}).removed == 1
+    assert table.read("d", ["key"]).num_rows == 0 and table.drops() == []
+
+
+def test_sql_readers_see_a_drop(tmp_path: Path) -> None:
+    url = str(tmp_path / "t")
+    files = [write_shard(url, "d", "a", ["1", "2"]), write_shard(url, "d", "b", ["3"])]
+    ProtectedTable(url).commit_drop("d", files, SCHEMA, {})
+    query = QueryBuilder().register("photos", DeltaTable(url))
+    found = pa.table(query.execute("select key, n from photos where drop = 'd' and key > '1' order by key").read_all())
+    assert found.column("key").to_pylist() == ["2", "3"]
+    dataset = DeltaTable(url).to_pyarrow_dataset()
+    assert dataset.to_table(filter=pc.field("key") == "3").num_rows == 1
+
+
+def test_rows_are_read_in_batches_and_by_column(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = ProtectedTable(place)
+    table.commit_drop(
+        "d", [write_shard(place, "d", "a", ["1", "2", "3"]), write_shard(place, "d", "b", ["4"])], SCHEMA, {}
+    )
+    batches = [batch.column("key").to_pylist() for batch in table.iter_batches("d", ["key", "drop"], rows=2)]
+    assert batches == [["1", "2"], ["3"], ["4"]]
+    assert table.read("d", ["drop"]).to_pylist() == [{"drop": "d"}] * 4
+    assert table.read("none", ["key"]).num_rows == 0
+    with pytest.raises(ValueError, match="has no column 'colour'"):
+        table.read("d", ["colour"])
+
+
+def test_receipts_are_read_without_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = str(tmp_path / "t")
+    path = shard_path("d", "a")
+    (tmp_path / "t" / "drop=d").mkdir(parents=True)
+    images = pa.array([{"bytes": os.urandom(2**20), "path": "x"}] * 8, IMAGE)
+    rows = pa.table({"key": [str(i) for i in range(8)], "image": images})
+    pq.write_table(rows, tmp_path / "t" / path, compression="none", use_dictionary=False)
+    size = (tmp_path / "t" / path).stat().st_size
+    schema = rows.schema.append(pa.field("drop", pa.string()))
+    ProtectedTable(url).commit_drop("d", [ShardFile(path, size, 8)], schema, {})
+    counted: list[int] = []
+
+    class Counting(io.FileIO):
+        def read(self, size: int = -1) -> bytes:
+            data = super().read(size)
+            counted.append(len(data))
+            return data
+
+    monkeypatch.setattr(Storage, "open", lambda self, name: Counting(f"{self.url}/{name}"))
+    assert ProtectedTable(url).read("d", ["key"]).num_rows == 8
+    assert 0 < sum(counted) < 100_000 < size
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        [Fault("PUT", "lost", 1, "_delta_log")],
+        [Fault("PUT", "503", 2, "_delta_log"), Fault("GET", "503", 2, "_delta_log")],
+    ],
+)
+def test_a_store_with_faults_takes_each_commit_once(
+    faults: list[Fault], s3: S3Server, s3_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log's answer is lost: the repeat of its conditional PUT is refused, and the plan is found in the table."""
+    table = ProtectedTable(s3_url)
+    table.commit_drop("d", [write_shard(s3_url, "d", "a", ["1"])], SCHEMA, {})
+    with fault_proxy(s3.endpoint) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        proxy.faults = faults
+        # In a process of its own: the table library holds this process's interpreter while it waits for the proxy.
+        assert race(s3_url, [("d", ["b"])]) == ["committed"]
+        assert [fault.times for fault in faults] == [0] * len(faults)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3.endpoint)
+    assert keys(s3_url, "d") == ["b-0", "b-1", "b-2"]
+    assert [entry.get("drop") for entry in table.history()].count("d") == 2
+
+
+def test_a_replacement_right_after_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = str(tmp_path / "t")
+    first, second = write_shard(url, "d", "a", ["1"]), write_shard(url, "d", "b", ["2"])
+    checked = ProtectedTable._checked
+    monkeypatch.setattr(ProtectedTable, "_checked", lambda self, *rest: replaced_first(self, *rest))
+
+    def replaced_first(table: ProtectedTable, *rest: Any) -> Any:
+        monkeypatch.setattr(ProtectedTable, "_checked", checked)
+        ProtectedTable(url).commit_drop("d", [second], SCHEMA, {})
+        return checked(table, *rest)
+
+    with pytest.raises(ConflictingCommit, match="another run replaced drop 'd' right after"):
+        ProtectedTable(url).commit_drop("d", [first], SCHEMA, {})
+    assert keys(url, "d") == ["2"]
+
+
+def replace_often(url: str, drop: str, rounds: int, extra: str, out: "multiprocessing.Queue[str]") -> None:
+    table = ProtectedTable(url)
+    schema = SCHEMA.append(pa.field(extra, pa.string()))
+    for i in range(rounds):
+        table.commit_drop(drop, [write_shard(url, drop, f"{i}", [f"{drop}{i}"])], schema, {})
+    out.put(drop)
+
+
+@pytest.mark.slow
+def test_drops_with_columns_of_their_own_are_replaced_side_by_side(place: str) -> None:
+    """Removals and new columns are what the log refuses from stale snapshots: every writer has to get through."""
+    context = multiprocessing.get_context("spawn")
+    out = context.Queue()
+    plans = [("a", "caption"), ("b", "caption"), ("c", "label")]
+    processes = [context.Process(target=replace_often, args=(place, drop, 3, extra, out)) for drop, extra in plans]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert [keys(place, drop) for drop in "abc"] == [["a2"], ["b2"], ["c2"]]
+    assert {"caption", "label"} <= set(ProtectedTable(place).schema().names)
