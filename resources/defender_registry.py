@@ -10,8 +10,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,8 @@ DEFAULT_ALIAS = "default"
 ALIAS = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
 DIGEST_PREFIX = re.compile(r"^[0-9a-f]{6,64}$")
 CONFIG = "config.json"
+ALIASES = "aliases.json"
+FILE_NAME = re.compile(r"^(weights|model)[A-Za-z0-9._-]*\.(safetensors|onnx)$")
 
 
 class UnknownDefender(ValueError):
@@ -52,6 +52,10 @@ class DefenderEntry:
     def name(self) -> str:
         """Its short name."""
         return str(self.config.get("name", self.digest[:12]))
+
+    def config_text(self) -> str:
+        """Its config.json as text."""
+        return json.dumps(self.config, indent=2, sort_keys=True) + "\n"
 
     def budget(self, wanted: int | None) -> int:
         """Returns the budget to use, in 8-bit levels: the wanted one if it was trained for, else its default.
@@ -101,10 +105,10 @@ class DefenderRegistry:
         for file in self.storage.list_files():
             if file.path.count("/") == 1 and file.path.endswith(f"/{CONFIG}"):
                 folder = file.path.partition("/")[0]
-                config = json.loads(self.storage.read_bytes(file.path))
+                config = read_config(self.storage.read_bytes(file.path), self.storage.uri(file.path))
                 entries[config["digest"]] = DefenderEntry(config["digest"], config, self.storage.uri(folder))
         for shipped in self._shipped_folders():
-            config = json.loads((shipped / CONFIG).read_text(encoding="utf-8"))
+            config = _config_of(shipped)
             entries.setdefault(config["digest"], DefenderEntry(config["digest"], config, str(shipped)))
         names = self.aliases()
         return [
@@ -116,9 +120,7 @@ class DefenderRegistry:
 
     def aliases(self) -> dict[str, str]:
         """Returns digest by alias; a shipped folder's name is an alias until another defender takes it."""
-        shipped = {
-            f.name: json.loads((f / CONFIG).read_text(encoding="utf-8"))["digest"] for f in self._shipped_folders()
-        }
+        shipped = {folder.name: str(_config_of(folder)["digest"]) for folder in self._shipped_folders()}
         return {**shipped, **self._recorded_aliases()}
 
     def resolve(self, name: str) -> DefenderEntry:
@@ -126,6 +128,7 @@ class DefenderRegistry:
 
         Raises:
             UnknownDefender: if there is none, or several.
+            DefenderCorrupt: if a config.json is broken or its digest is not that of what it describes.
         """
         entries = {entry.digest: entry for entry in self.entries()}
         alias = self.aliases().get(name)
@@ -143,7 +146,7 @@ class DefenderRegistry:
                 raise UnknownDefender(f"{name!r} begins {len(found)} digests: give more digits")
         folder = Path(name).expanduser()
         if (folder / CONFIG).is_file():
-            config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+            config = _config_of(folder)
             return DefenderEntry(config["digest"], config, str(folder.absolute()))
         known = ", ".join(f"{'/'.join(e.aliases) or e.name} ({e.digest[:12]})" for e in entries.values()) or "none"
         raise UnknownDefender(f"there is no defender {name!r}; known are: {known}")
@@ -151,19 +154,27 @@ class DefenderRegistry:
     def register(self, folder: Path) -> str:
         """Copies a defender folder into the registry, config.json last, and returns its digest.
 
+        A defender may be registered again, with an ONNX file that it lacked; files that it had are kept.
+
         Raises:
             DefenderCorrupt: if a file is not what its config.json describes.
         """
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        check_folder(folder, config)
-        target = self.storage.child(config["digest"])
+        config = check_folder(folder)
+        digest = str(config["digest"])
+        target = self.storage.child(digest)
         for name, sha in config["files"].items():
-            if target.size(name) != (folder / name).stat().st_size or not self._registered_with(target, name, sha):
+            if not _holds(target, name, sha):
                 target.write_file(name, folder / name)
-        text = (folder / CONFIG).read_bytes()
-        if not target.exists(CONFIG) or target.read_bytes(CONFIG) != text:
-            target.write_bytes(CONFIG, text)
-        return str(config["digest"])
+
+        def merged(old: bytes | None) -> bytes:
+            known = read_config(old, target.uri(CONFIG)) if old is not None else {}
+            files = {**known.get("files", {}), **config["files"]}
+            return (json.dumps({**known, **config, "files": files}, indent=2, sort_keys=True) + "\n").encode()
+
+        before = target.read_bytes(CONFIG) if target.exists(CONFIG) else None
+        if before is None or merged(before) != before:
+            target.update_bytes(CONFIG, merged)
+        return digest
 
     def promote(self, name: str, alias: str = DEFAULT_ALIAS) -> DefenderEntry:
         """Points an alias to a defender; a defender given by path is registered first.
@@ -177,20 +188,20 @@ class DefenderRegistry:
         entry = self.resolve(name)
         if entry.location not in {known.location for known in self.entries()}:
             self.register(Path(entry.location))
-        recorded = {**self._recorded_aliases(), alias: entry.digest}
-        self.storage.write_bytes("aliases.json", (json.dumps(recorded, indent=2, sort_keys=True) + "\n").encode())
+
+        def pointed(old: bytes | None) -> bytes:
+            recorded = {**(json.loads(old) if old else {}), alias: entry.digest}
+            return (json.dumps(recorded, indent=2, sort_keys=True) + "\n").encode()
+
+        self.storage.update_bytes(ALIASES, pointed)
         return self.resolve(entry.digest)
 
     def _recorded_aliases(self) -> dict[str, str]:
-        if not self.storage.exists("aliases.json"):
+        try:
+            recorded: dict[str, str] = json.loads(self.storage.read_bytes(ALIASES))
+        except FileNotFoundError:
             return {}
-        recorded: dict[str, str] = json.loads(self.storage.read_bytes("aliases.json"))
         return recorded
-
-    def _registered_with(self, target: Storage, name: str, sha: str) -> bool:
-        if not target.exists(CONFIG):
-            return False
-        return bool(json.loads(target.read_bytes(CONFIG))["files"].get(name) == sha)
 
     def _shipped_folders(self) -> list[Path]:
         return sorted(file.parent for file in self.shipped.glob(f"*/{CONFIG}")) if self.shipped.is_dir() else []
@@ -227,22 +238,61 @@ def fetch_defender(location: str, digest: str, files: dict[str, str]) -> dict[st
     return found
 
 
-def check_folder(folder: Path, config: dict[str, Any]) -> None:
-    """Checks every file of a local defender folder, and its digest.
+def check_folder(folder: Path) -> dict[str, Any]:
+    """Checks every file of a local defender folder, and its digest; returns its config.json.
 
     Raises:
         DefenderCorrupt: naming what does not match.
     """
+    config = _config_of(folder)
     for name, sha in config["files"].items():
         file = folder / name
-        if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != sha:
+        if not file.is_file() or _sha256_of(file) != sha:
             raise DefenderCorrupt(f"{file} is missing or is not the file that config.json describes")
-    weights = {name: sha for name, sha in config["files"].items() if name.startswith("weights")}
-    canonical = json.dumps(
-        {"architecture": config["architecture"], "weights": weights}, sort_keys=True, separators=(",", ":")
-    )
-    if hashlib.sha256(canonical.encode()).hexdigest() != config["digest"]:
-        raise DefenderCorrupt(f"{folder}: the digest in config.json does not match its architecture and weights")
+    return config
+
+
+def read_config(data: bytes, where: str) -> dict[str, Any]:
+    """Parses a config.json and holds its digest against the architecture and the weights that it names.
+
+    Args:
+        data: its bytes.
+        where: its place, for the message.
+
+    Raises:
+        DefenderCorrupt: saying what is wrong.
+    """
+    try:
+        config: dict[str, Any] = json.loads(data)
+        files, architecture, digest = config["files"], config["architecture"], config["digest"]
+        odd = [name for name in files if not FILE_NAME.match(name)]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DefenderCorrupt(f"{where} does not describe a defender ({type(error).__name__}: {error})") from error
+    if odd:
+        raise DefenderCorrupt(
+            f"{where} names the file {odd[0]!r}: only weights*.safetensors and model*.onnx are allowed"
+        )
+    weights = {name: sha for name, sha in files.items() if name.startswith("weights")}
+    canonical = json.dumps({"architecture": architecture, "weights": weights}, sort_keys=True, separators=(",", ":"))
+    if hashlib.sha256(canonical.encode()).hexdigest() != digest:
+        raise DefenderCorrupt(f"{where}: its digest does not match its architecture and weights")
+    return config
+
+
+def _config_of(folder: Path) -> dict[str, Any]:
+    return read_config((folder / CONFIG).read_bytes(), str(folder / CONFIG))
+
+
+def _holds(storage: Storage, name: str, sha: str) -> bool:
+    try:
+        return hashlib.sha256(storage.read_bytes(name)).hexdigest() == sha
+    except FileNotFoundError:
+        return False
+
+
+def _sha256_of(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def cache_folder() -> Path:
@@ -251,8 +301,5 @@ def cache_folder() -> Path:
 
 
 def _put_in_cache(file: Path, data: bytes) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=file.parent)
-    with os.fdopen(handle, "wb") as out:
-        out.write(data)
-    shutil.move(temporary, file)
+    """Writes a file that appears whole: workers of one machine fill its cache at the same time."""
+    Storage(str(file.parent)).write_bytes(file.name, data)
