@@ -1,0 +1,58 @@
+"""How much a defender raises a model's diffusion loss, against noise of equal norm.
+
+    python -m benchmarks.diffusion_loss --photos PHOTOS.parquet
+
+Paired over photos, with fresh noise and time steps; 95 % bootstrap intervals.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from models.checkpoint import load_defender
+from models.frozen_diffusion import load_frozen_diffusion
+from training.batches import pixels_to_signed
+from training.embedded.faces import load_faces
+from training.evaluation.controls import gaussian_control, sign_control
+from training.evaluation.diffusion_loss import diffusion_losses
+from training.evaluation.statistics import bootstrap_mean
+
+WEIGHTS = Path(__file__).resolve().parents[1] / "models" / "weights"
+
+
+@torch.no_grad()
+def main() -> None:
+    """Prints the loss on clean photos and what each perturbation adds to it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", nargs="+", type=Path, required=True)
+    parser.add_argument("--count", type=int, default=96, help="photos, from the first row")
+    parser.add_argument("--budget", type=int, default=6)
+    parser.add_argument("--defender", type=Path, default=WEIGHTS / "default")
+    parser.add_argument("--model", default=str(WEIGHTS / "embedded-64"))
+    parser.add_argument("--draws", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=991)
+    options = parser.parse_args()
+    model = load_frozen_diffusion(options.model)
+    defender, _ = load_defender(options.defender)
+    clean = load_faces(options.photos, defender.size.working_resolution).pixels[: options.count]
+    levels = defender(pixels_to_signed(clean), torch.full((len(clean),), float(options.budget)))
+    wanted = levels.round().permute(0, 2, 3, 1).numpy().astype(np.int16)
+    moved = (np.clip(clean.astype(np.int16) + wanted, 0, 255) - clean).astype(np.int16)
+    controls = {"defender": moved}
+    for name, control in (("gaussian", gaussian_control), ("signs", sign_control)):
+        controls[name] = np.stack([control(clean[i], moved[i], i) for i in range(len(clean))])
+    base = diffusion_losses(model, clean, draws=options.draws, seed=options.seed)
+    print(f"clean     {bootstrap_mean(base)}  ({len(clean)} photos, budget {options.budget})")
+    for name, perturbation in controls.items():
+        photos = (clean + perturbation).astype(np.uint8)
+        losses = diffusion_losses(model, photos, draws=options.draws, seed=options.seed)
+        psnr = 10 * np.log10(255**2 / np.square(perturbation.astype(float)).mean())
+        print(f"{name:9} +{bootstrap_mean(losses - base)}  (PSNR {psnr:.1f} dB)")
+
+
+if __name__ == "__main__":
+    main()
