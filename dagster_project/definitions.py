@@ -4,7 +4,7 @@ import os
 
 from dagster import Definitions, define_asset_job, load_asset_checks_from_modules, load_assets_from_modules
 
-from assets import checks, photo_catalog, protected_catalog
+from assets import checks, defender, defender_onnx, photo_catalog, protected_catalog, teacher_perturbations
 from dagster_project.settings import WEIGHTS, rid_home
 from resources.dask_cluster import DaskCluster
 from resources.places import Places
@@ -14,11 +14,16 @@ protect_drop = define_asset_job(
     selection=["photo_catalog", "protected_catalog"],
     description="Catalogues and protects a drop; a finished one costs one listing.",
 )
+train_defender = define_asset_job(
+    "train_defender",
+    selection=["defender", "defender_onnx"],
+    description="Trains a defender on a configured list of drops and registers it; it is used once it is promoted.",
+)
 
 defs = Definitions(
-    assets=load_assets_from_modules([photo_catalog, protected_catalog]),
+    assets=load_assets_from_modules([photo_catalog, teacher_perturbations, defender, defender_onnx, protected_catalog]),
     asset_checks=load_asset_checks_from_modules([checks]),
-    jobs=[protect_drop],
+    jobs=[protect_drop, train_defender],
     resources={
         "places": Places(home=rid_home(), source=os.environ.get("RID_SOURCE", ""), weights=str(WEIGHTS)),
         "dask": DaskCluster(scheduler=os.environ.get("RID_SCHEDULER") or None),

@@ -1,0 +1,48 @@
+"""The ONNX file of a registered defender: folded, exported, checked against torch, registered with its sha256."""
+
+import tempfile
+from pathlib import Path
+
+from dagster import AssetExecutionContext, Config, MaterializeResult, asset
+from pydantic import Field
+
+from assets.defender import defender
+from resources.defender_registry import DEFAULT_ALIAS, fetch_defender
+from resources.places import Places
+
+
+class ExportConfig(Config):
+    """Which defender is exported."""
+
+    defender: str = Field(default="", description="Digest; empty takes the one that the asset defender made last.")
+    promote: bool = Field(default=False, description="Make it the default: drops protected by another are outdated.")
+
+
+@asset(deps=[defender], group_name="training", kinds={"onnx"}, description=__doc__)
+def defender_onnx(context: AssetExecutionContext, config: ExportConfig, places: Places) -> MaterializeResult:  # type: ignore[type-arg]
+    """Exports a defender that has no ONNX file yet; one that has is left as it is."""
+    registry = places.registry()
+    entry = registry.resolve(config.defender or _last_digest(context))
+    if any(name.endswith(".onnx") for name in entry.config["files"]):
+        errors = entry.config.get("onnx", {})
+    else:
+        from training.exporting import add_onnx
+
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            for name, data in fetch_defender(entry.location, entry.digest, entry.config["files"]).items():
+                (folder / name).write_bytes(data)
+            (folder / "config.json").write_text(entry.config_text(), encoding="utf-8")
+            check = add_onnx(folder)
+            registry.register(folder)
+        errors = {"mean_error_of_budget": check.mean_error, "max_error_of_budget": check.max_error}
+    if config.promote and registry.aliases().get(DEFAULT_ALIAS) != entry.digest:
+        registry.promote(entry.digest)
+    return MaterializeResult(metadata={"digest": entry.digest, **errors})
+
+
+def _last_digest(context: AssetExecutionContext) -> str:
+    event = context.instance.get_latest_materialization_event(defender.key)
+    if event is None or event.asset_materialization is None:
+        raise ValueError("no defender was trained yet: materialise the asset defender, or name one in the run")
+    return str(event.asset_materialization.metadata["digest"].value)

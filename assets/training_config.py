@@ -1,0 +1,37 @@
+"""The launchpad's configuration of teachers and of training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dagster import Config
+from pydantic import Field
+
+from resources.diffusion_sources import DiffusionSource, diffusion_sources
+from resources.places import Places
+
+
+class TeacherRunConfig(Config):
+    """Which perturbations are precomputed."""
+
+    models: list[str] = Field(default=["embedded"], description="Folders or hub ids of frozen diffusion models.")
+    working_resolution: int = Field(default=64, description="Side in pixels of the squares; the defender's.")
+    share: float = Field(default=0.1, description="Share of the photos that get a perturbation.")
+    method: str = Field(default="advdm", description="advdm or sds.")
+    budget_levels: int = Field(default=8, description="Budget of the perturbations, 1-16 levels.")
+    steps: int = Field(default=40, description="Ascent steps a photo.")
+    seed: int = Field(default=0, description="Of the share and of the noise.")
+
+
+class DefenderRunConfig(TeacherRunConfig):
+    """Which defender is trained; the teacher's fields name the perturbations to learn from."""
+
+    drops: list[str] = Field(description="The drops whose photos are learned from.")
+    recipe: str = Field(default="faces_64", description="A function of training/recipes.py.")
+    training_steps: int | None = Field(default=None, description="Optimiser steps; empty takes the recipe's.")
+    name: str = Field(default="candidate", description="Name of the defender.")
+
+
+def frozen_models(models: list[str], places: Places) -> list[DiffusionSource]:
+    """The models of a run; "embedded" is the one that ships."""
+    return diffusion_sources(models, Path(places.weights) / "embedded-64")

@@ -1,0 +1,59 @@
+"""Photos of catalogued drops as squares at a defender's working resolution."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import cv2
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from assets.drop_plan import read_catalog, read_current
+from assets.source_photos import read_photos
+from models.images import decode
+from models.photos import PhotoRefused
+from models.policy import ProtectionPolicy
+from models.protector import colour_planes
+from models.resampling import shrink, to_upright
+
+
+def training_squares(state: str, drop: str, side: int) -> Iterator[NDArray[np.uint8]]:
+    """Yields the upright centre square, (side, side, 3) uint8, of every photo of a drop that can be decoded.
+
+    Raises:
+        ValueError: if the drop has no catalog.
+    """
+    catalog = read_current(state, drop)
+    if catalog is None:
+        raise ValueError(f"drop {drop!r} has no catalog: materialise photo_catalog first")
+    rows: pa.Table = read_catalog(catalog)
+    policy = ProtectionPolicy()
+    for photo in read_photos(rows.to_pylist()):
+        if photo.data is None:
+            continue
+        try:
+            decoded = decode(photo.data, policy)
+        except PhotoRefused:
+            continue  # it is quarantined where the drop is protected; here it is only not learned from
+        yield centre_square(to_upright(colour_planes(decoded.pixels), decoded.header.orientation), side)
+
+
+def centre_square(upright: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Returns the centre square of an upright (H, W) or (H, W, 3) picture as (side, side, 3)."""
+    small = shrink(np.ascontiguousarray(upright), side)
+    top, left = (small.shape[0] - side) // 2, (small.shape[1] - side) // 2
+    square = small[top : top + side, left : left + side]
+    return cv2.cvtColor(square, cv2.COLOR_GRAY2RGB) if square.ndim == 2 else np.ascontiguousarray(square)
+
+
+def seeded_share(squares: Sequence[NDArray[np.uint8]], share: float, seed: int) -> list[int]:
+    """Returns which photos belong to the seeded share; it depends on each photo's pixels alone, so it grows stably."""
+    bound = int(share * 2**32)
+    salt = seed.to_bytes(8, "little", signed=True)
+    return [
+        i
+        for i, square in enumerate(squares)
+        if int.from_bytes(hashlib.sha256(salt + square.tobytes()).digest()[:4], "big") < bound
+    ]

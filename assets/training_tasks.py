@@ -1,0 +1,150 @@
+"""What workers run to train: a batch of teacher perturbations, and a defender. Strings and numbers in."""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resources.defender_registry import DefenderRegistry
+from resources.diffusion_sources import DiffusionSource
+from resources.storage import Storage
+
+
+@dataclass(frozen=True)
+class TeacherTask:
+    """One batch of photos to perturb.
+
+    Attributes:
+        folder: where batches of photos and perturbations lie.
+        name: of the batch: `<name>.photos.npy` is read, `<name>.teacher.npy` written.
+        teacher_json: the teacher's configuration.
+        models_json: the frozen models.
+    """
+
+    folder: str
+    name: str
+    teacher_json: str
+    models_json: str
+
+
+@dataclass(frozen=True)
+class TrainingTask:
+    """One defender to train.
+
+    Attributes:
+        folder: where `photos.npz` lies and the log is written.
+        config_json: the training configuration.
+        models_json: the frozen models.
+        home: RID_HOME, where the defender is registered.
+        name: of the defender.
+        drops: comma-separated, for the card.
+    """
+
+    folder: str
+    config_json: str
+    models_json: str
+    home: str
+    name: str
+    drops: str
+
+
+def precompute_batch(task: TeacherTask) -> str:
+    """Perturbs one batch and returns its name; a finished batch is not done again."""
+    from training.teachers.config import TeacherConfig
+    from training.teachers.methods import OBJECTIVES
+    from training.teachers.pgd import precompute_perturbations
+
+    storage = Storage(task.folder)
+    if not storage.exists(f"{task.name}.teacher.npy"):
+        fields = json.loads(task.teacher_json)
+        fields.pop("code_epoch")
+        config = TeacherConfig(**fields)
+        pixels = load_array(storage, f"{task.name}.photos.npy")
+        models = load_models(task.models_json)
+        made = precompute_perturbations(pixels, OBJECTIVES[config.method], models, config)
+        store_array(storage, f"{task.name}.teacher.npy", made)
+    return task.name
+
+
+def train(task: TrainingTask) -> str:
+    """Trains a defender, registers it and returns its digest; its log is `log.jsonl` in the task's folder."""
+    from models.checkpoint import BudgetRange, DefenderCard, save_defender
+    from training.config import TrainingConfig
+    from training.photo_set import PhotoSet
+    from training.trainer import train_defender
+
+    storage = Storage(task.folder)
+    if storage.exists("defender.json"):
+        return str(json.loads(storage.read_bytes("defender.json"))["digest"])
+    config = TrainingConfig(**json.loads(task.config_json))
+    with np.load(io.BytesIO(storage.read_bytes("photos.npz"))) as arrays:
+        photos = PhotoSet(arrays["pixels"], arrays["teacher_index"], arrays["teacher"], int(arrays["teacher_budget"]))
+    models = load_models(task.models_json)
+    with tempfile.TemporaryDirectory() as temporary:
+        run = Path(temporary)
+        defender = train_defender(config, photos, models, run / "run")
+        names = [source.name for source in sources(task.models_json)]
+        card = DefenderCard(
+            name=task.name,
+            description=f"Trained against {', '.join(names)}, recipe {config.recipe}; no protection against others.",
+            budget=BudgetRange(config.budget_min, config.budget_max, config.budget_default),
+            licence="yours: trained on your photos",
+            origin=f"recipe {config.recipe}",
+            training={"config": config.to_json(), "models": names, "photos": len(photos.pixels), "drops": task.drops},
+        )
+        digest = save_defender(run / "defender", defender, card)
+        DefenderRegistry(task.home, run).register(run / "defender")
+        storage.write_bytes("log.jsonl", (run / "run" / "log.jsonl").read_bytes())
+        storage.write_bytes("defender.json", json.dumps({"digest": digest}).encode())
+    return digest
+
+
+def models_to_json(models: list[DiffusionSource]) -> str:
+    """Serialises models for a task."""
+    return json.dumps([asdict(model) for model in models], sort_keys=True)
+
+
+def sources(models_json: str) -> list[DiffusionSource]:
+    """Reads what `models_to_json` wrote."""
+    return [DiffusionSource(**fields) for fields in json.loads(models_json)]
+
+
+def load_models(models_json: str) -> list[Any]:
+    """Loads and freezes the models of a task."""
+    import torch
+
+    from models.frozen_diffusion import load_frozen_diffusion
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return [
+        load_frozen_diffusion(
+            source.location,
+            name=source.name,
+            revision=source.revision,
+            dtype=getattr(torch, source.dtype),
+            device=device,
+            native_resolution=source.native_resolution,
+            prompt=source.prompt,
+        )
+        for source in sources(models_json)
+    ]
+
+
+def store_array(storage: Storage, name: str, array: NDArray[Any]) -> None:
+    """Writes one .npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    storage.write_bytes(name, buffer.getvalue())
+
+
+def load_array(storage: Storage, name: str) -> NDArray[Any]:
+    """Reads one .npy file; pickles are refused."""
+    array: NDArray[Any] = np.load(io.BytesIO(storage.read_bytes(name)), allow_pickle=False)
+    return array
