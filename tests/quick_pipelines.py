@@ -28,4 +28,4 @@ def photo_crops(count: int, side: int = 64, seed: int = 0) -> NDArray[np.uint8]:
 @cache
 def quick_pipelines(folder: Path) -> dict[str, Path]:
     """Trains and saves the two pipelines once a session."""
-    return build_quick_pipelines(folder, photo_crops(128), autoencoder_steps=40, denoiser_steps=40)
+    return build_quick_pipelines(folder, photo_crops(128), autoencoder_steps=60, denoiser_steps=60)
