@@ -75,14 +75,14 @@ def precompute_batch(task: TeacherTask) -> str:
 
 def train(task: TrainingTask) -> str:
     """Trains a defender, registers it and returns its digest; its log is `log.jsonl` in the task's folder."""
+    storage = Storage(task.folder)
+    if storage.exists("defender.json"):
+        return str(json.loads(storage.read_bytes("defender.json"))["digest"])
     from models.checkpoint import BudgetRange, DefenderCard, save_defender
     from training.config import TrainingConfig
     from training.photo_set import PhotoSet
     from training.trainer import train_defender
 
-    storage = Storage(task.folder)
-    if storage.exists("defender.json"):
-        return str(json.loads(storage.read_bytes("defender.json"))["digest"])
     config = TrainingConfig(**json.loads(task.config_json))
     with np.load(io.BytesIO(storage.read_bytes("photos.npz"))) as arrays:
         photos = PhotoSet(arrays["pixels"], arrays["teacher_index"], arrays["teacher"], int(arrays["teacher_budget"]))

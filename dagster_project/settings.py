@@ -8,7 +8,6 @@ from pathlib import Path
 from resources.defender_registry import DefenderRegistry
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "models" / "weights"
-EMBEDDED_MODEL = WEIGHTS / "embedded-64"
 
 
 def rid_home() -> str:
