@@ -2,8 +2,8 @@
 
     python -m training.embedded.train_denoiser --photos faces.parquet --vae FOLDER/vae --out FOLDER --steps 20000
 
-The latents of every photo are computed once. `--init PIPELINE` continues from a saved pipeline; with
-`--freeze-text` the text encoder stays as it is there, so that several denoisers can share it.
+The latents of every photo are computed once. `--init PIPELINE` continues from a saved pipeline. `--text-from PIPELINE`
+takes that pipeline's text encoder as it is and leaves it frozen, so that several denoisers can share it.
 
 B batch, C latent channels, h and w latent sides, L prompt length, E text width.
 """
@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument("--vae", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--init", type=Path)
-    parser.add_argument("--freeze-text", action="store_true")
+    parser.add_argument("--text-from", type=Path)
     parser.add_argument("--prediction-type", choices=("epsilon", "v_prediction"), default="epsilon")
     parser.add_argument("--size", choices=sorted(SIZES), default="faces-64")
     parser.add_argument("--steps", type=int, default=4000)
@@ -178,15 +178,16 @@ def main() -> None:
     faces = load_faces(options.photos, size.image_size)
     order = np.random.default_rng(0).permutation(len(faces.pixels))[HELD_OUT:]
     tokenizer = build_tokenizer(options.out / "tokenizer")
+    text_source = options.text_from or options.init
+    unet, text_encoder = build_denoiser(size), build_text_encoder(size, tokenizer)
     if options.init:
         unet = UNet2DConditionModel.from_pretrained(options.init, subfolder="unet", torch_dtype=torch.float32)
-        text_encoder = CLIPTextModel.from_pretrained(options.init / "text_encoder", dtype=torch.float32)
-    else:
-        unet, text_encoder = build_denoiser(size), build_text_encoder(size, tokenizer)
+    if text_source:
+        text_encoder = CLIPTextModel.from_pretrained(text_source / "text_encoder", dtype=torch.float32)
     model = TextToImage(
         vae=AutoencoderKL.from_pretrained(options.vae, torch_dtype=torch.float32).eval().requires_grad_(False),
         unet=unet.train(),
-        text_encoder=text_encoder.train().requires_grad_(not options.freeze_text),
+        text_encoder=text_encoder.train().requires_grad_(not options.text_from),
         tokenizer=tokenizer,
         scheduler=build_noise_scheduler(options.prediction_type),
     )
