@@ -53,6 +53,16 @@ def read_photos(rows: Iterable[dict[str, Any]]) -> Iterator[SourcePhoto]:
         yield _checked(SourcePhoto(row, *_read_file(row)))
 
 
+def read_original(row: dict[str, Any] | None) -> bytes | None:
+    """Returns the bytes of one catalog row, or None if they cannot be read any more or are others now."""
+    if row is None:
+        return None
+    try:
+        return next(iter(read_photos([row]))).data
+    except (InputChanged, OSError, ValueError):
+        return None
+
+
 def read_uri(uri: str) -> bytes:
     """Reads one photo by its URI.
 

@@ -17,10 +17,10 @@ import pyarrow as pa
 
 from assets.carried_rows import image_bytes
 from assets.drop_plan import DropCatalog, read_catalog, read_current, state_url
-from assets.source_photos import InputChanged, read_photos
+from assets.source_photos import read_original
 from models.images import decode
 from models.photos import PhotoRefused
-from models.policy import PILLOW_BOMB_PIXELS, ProtectionPolicy
+from models.policy import READ_ALL
 from models.protector import colour_planes
 from resources.catalogs import open_parquet
 from resources.commits import ProtectedTable, ShardFile
@@ -28,7 +28,6 @@ from resources.schemas import PHOTO_SUFFIXES, Status
 from resources.storage import WRITING, Storage
 
 LOSSLESS = ("PNG", "TIFF", "WEBP")
-READ_ALL = ProtectionPolicy(max_bytes=2**31 - 1, max_pixels=2 * PILLOW_BOMB_PIXELS, max_side=65_500, min_side=1)
 ROWS = 64
 RECEIPT_COLUMNS = (
     "key",
@@ -141,7 +140,7 @@ def verify_target(
     result = Verification()
     published: set[str] = set()
     for drop in table.drops():
-        catalog = _catalog_of(target, drop)
+        catalog = catalog_of(target, drop)
         if catalog is None:
             result.add("missing", drop, "catalog", "the drop's catalog is gone: rows cannot be recounted")
         check = _DropCheck(table, Storage(target), kind, drop, result, _originals(catalog, source))
@@ -155,7 +154,7 @@ def verify_target(
     return result
 
 
-def _catalog_of(target: str, drop: str) -> DropCatalog | None:
+def catalog_of(target: str, drop: str) -> DropCatalog | None:
     """The drop's catalog: in the target, or beside it, where the assets of a deployment keep it."""
     beside = Storage(target).as_parent_and_name()[0].url
     return read_current(state_url(target), drop) or read_current(beside, drop)
@@ -262,7 +261,7 @@ class _DropCheck:
     def _measure(self, lossless: dict[str, tuple[dict[str, Any], bytes]]) -> None:
         """Measures the budget of lossless photos again, against their originals."""
         for key, (row, data) in lossless.items():
-            original = self._original(key)
+            original = read_original(self._originals.get(key))
             if original is None:
                 self._result.budgets_unchecked += 1
                 continue
@@ -276,16 +275,6 @@ class _DropCheck:
             worst = int(cv2.absdiff(before, after).max()) if before.shape == after.shape else 256
             if not 0 < worst <= row["budget_levels"]:
                 self._add("budget", key, f"differs by {worst} levels; 1 to {row['budget_levels']} are allowed")
-
-    def _original(self, key: str) -> bytes | None:
-        """The original's bytes, if they can be read and are still those that were protected."""
-        if key not in self._originals:
-            return None
-        try:
-            photos = list(read_photos([self._originals[key]]))
-        except (InputChanged, OSError, ValueError):
-            return None
-        return photos[0].data if photos else None
 
     def _add(self, kind: str, name: str, detail: str) -> None:
         self._result.add(kind, self._drop, name, detail)

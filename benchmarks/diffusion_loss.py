@@ -17,8 +17,7 @@ from models.checkpoint import load_defender
 from models.frozen_diffusion import load_frozen_diffusion
 from training.batches import pixels_to_signed
 from training.embedded.faces import load_faces
-from training.evaluation.controls import gaussian_control, sign_control
-from training.evaluation.diffusion_loss import diffusion_losses
+from training.evaluation.protection_effect import protection_effect
 from training.evaluation.statistics import bootstrap_mean
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "models" / "weights"
@@ -41,17 +40,14 @@ def main() -> None:
     clean = load_faces(options.photos, defender.size.working_resolution).pixels[: options.count]
     levels = defender(pixels_to_signed(clean), torch.full((len(clean),), float(options.budget)))
     wanted = levels.round().permute(0, 2, 3, 1).numpy().astype(np.int16)
-    moved = (np.clip(clean.astype(np.int16) + wanted, 0, 255) - clean).astype(np.int16)
-    controls = {"defender": moved}
-    for name, control in (("gaussian", gaussian_control), ("signs", sign_control)):
-        controls[name] = np.stack([control(clean[i], moved[i], i) for i in range(len(clean))])
-    base = diffusion_losses(model, clean, draws=options.draws, seed=options.seed)
-    print(f"clean     {bootstrap_mean(base)}  ({len(clean)} photos, budget {options.budget})")
-    for name, perturbation in controls.items():
-        photos = (clean + perturbation).astype(np.uint8)
-        losses = diffusion_losses(model, photos, draws=options.draws, seed=options.seed)
-        psnr = 10 * np.log10(255**2 / np.square(perturbation.astype(float)).mean())
-        print(f"{name:9} +{bootstrap_mean(losses - base)}  (PSNR {psnr:.1f} dB)")
+    protected = np.clip(clean.astype(np.int16) + wanted, 0, 255).astype(np.uint8)
+    losses = protection_effect(model, clean, protected, draws=options.draws, seed=options.seed)
+    psnr = 10 * np.log10(255**2 / np.square(protected.astype(float) - clean).mean())
+    print(
+        f"clean     {bootstrap_mean(losses.clean)}  ({len(clean)} photos, budget {options.budget}, PSNR {psnr:.1f} dB)"
+    )
+    for name in ("protected", "gaussian", "signs"):
+        print(f"{name:9} +{bootstrap_mean(getattr(losses, name) - losses.clean)}")
 
 
 if __name__ == "__main__":

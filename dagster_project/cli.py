@@ -89,6 +89,38 @@ def verify(
 
 
 @app.command()
+def report(
+    target: Annotated[str, typer.Argument(help="What `rid protect` or the asset protected_catalog wrote.")],
+    drop: Annotated[str | None, typer.Option(help="One drop; by default each.")] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="Frozen diffusion model to measure on: folder, hub id, or 'embedded', the one that ships."),
+    ] = None,
+    photos: Annotated[int, typer.Option(help="Protected photos that are measured, a seeded sample.", min=2)] = 64,
+    contact_sheet: Annotated[
+        int, typer.Option(help="Photos on the contact sheet; 0 leaves it out: the report then shows no person.", min=0)
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="Of the sample, the time steps and the noise.")] = 1001,
+    out: Annotated[str | None, typer.Option(help="Folder or prefix; by default inside TARGET/_rid.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Worker processes; by default one a core.")] = None,
+) -> int:
+    """Writes a page on how the photos look and what protection does to diffusion models."""
+    from dagster_project.commands.report import report as run
+    from resources.dask_workers import WorkerSettings
+
+    return run(
+        target,
+        drop=drop,
+        models=model or [],
+        photos=photos,
+        contact_sheet=contact_sheet,
+        seed=seed,
+        out=out,
+        workers=WorkerSettings(n_workers=workers),
+    )
+
+
+@app.command()
 def doctor() -> int:
     """Says what is installed, what works here, and the licence of the weights."""
     from dagster_project.commands.doctor import doctor as run

@@ -105,3 +105,7 @@ def _check_share(name: str, value: float, low: float, high: float) -> None:
 def _check_whole(name: str, value: int, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise ValueError(f"policy {name} {value!r} is not allowed: give a whole number from {low} to {high}")
+
+
+# Admits what any policy admits: to read again what was protected under one.
+READ_ALL = ProtectionPolicy(max_bytes=2**31 - 1, max_pixels=2 * PILLOW_BOMB_PIXELS, max_side=65_500, min_side=1)

@@ -151,6 +151,10 @@ class DefenderRegistry:
         known = ", ".join(f"{'/'.join(e.aliases) or e.name} ({e.digest[:12]})" for e in entries.values()) or "none"
         raise UnknownDefender(f"there is no defender {name!r}; known are: {known}")
 
+    def find(self, digest: str) -> DefenderEntry | None:
+        """Returns the defender of exactly this digest, or None if it is not known here."""
+        return next((entry for entry in self.entries() if entry.digest == digest), None)
+
     def register(self, folder: Path) -> str:
         """Copies a defender folder into the registry, config.json last, and returns its digest.
 

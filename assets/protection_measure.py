@@ -1,0 +1,105 @@
+"""What workers run for a report: how much protection raises a frozen model's diffusion loss on published photos.
+
+It is measured end to end, on the files: both versions of a photo are decoded, and their upright centre squares are
+resized to the model's own resolution, as an attacker would. Noise is matched in norm there, where the model sees it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from assets.drop_plan import DropCatalog
+from assets.photo_pairs import photo_pairs
+from assets.training_photos import centre_square
+from assets.training_tasks import load_models, sources
+from resources.commits import ProtectedTable
+from resources.storage import Storage
+from training.evaluation.statistics import Interval, bootstrap_mean
+
+
+@dataclass(frozen=True)
+class MeasureTask:
+    """One model and the photos to measure it on.
+
+    Attributes:
+        receipts_url: the table.
+        target_url: where a folder target keeps its files.
+        drop: the drop's name.
+        catalog: the drop's catalog.
+        keys: the photos.
+        models_json: a list of one model.
+        draws: time steps a photo.
+        seed: of time steps and noise.
+    """
+
+    receipts_url: str
+    target_url: str
+    drop: str
+    catalog: DropCatalog
+    keys: tuple[str, ...]
+    models_json: str
+    draws: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class ModelEffect:
+    """What protection does to one model's diffusion loss.
+
+    Attributes:
+        model: its name.
+        photos: number of photos.
+        clean: the loss on clean photos.
+        protected: what protection adds to it, paired over photos.
+        gaussian: what Gaussian noise of equal norm adds.
+        signs: what random signs of equal norm add.
+        over_gaussian: protected minus Gaussian, paired.
+        over_signs: protected minus signs, paired.
+    """
+
+    model: str
+    photos: int
+    clean: Interval = field(hash=False)
+    protected: Interval = field(hash=False)
+    gaussian: Interval = field(hash=False)
+    signs: Interval = field(hash=False)
+    over_gaussian: Interval = field(hash=False)
+    over_signs: Interval = field(hash=False)
+
+    @property
+    def beats_noise(self) -> bool:
+        """Whether protection raises the loss, and by more than both kinds of noise, beyond the intervals."""
+        return min(self.protected.low, self.over_gaussian.low, self.over_signs.low) > 0
+
+
+def measure_protection(task: MeasureTask) -> ModelEffect | str:
+    """Returns what was measured, or one sentence that says why nothing was measured."""
+    if importlib.util.find_spec("torch") is None:
+        return "not measured: the worker has no torch; install the extra [train] there"
+    from training.evaluation.protection_effect import protection_effect
+
+    (model,) = load_models(task.models_json)
+    side = model.native_resolution
+    clean, protected = [], []
+    table = ProtectedTable(task.receipts_url)
+    for pair in photo_pairs(table, Storage(task.target_url), task.drop, task.catalog, task.keys):
+        clean.append(centre_square(pair.clean, side))
+        protected.append(centre_square(pair.protected, side))
+    if len(clean) < 2:
+        return f"not measured: an interval needs two protected photos whose originals can be read, found {len(clean)}"
+    losses = protection_effect(model, np.stack(clean), np.stack(protected), draws=task.draws, seed=task.seed)
+
+    (source,) = sources(task.models_json)
+    return ModelEffect(
+        model=source.name,
+        photos=len(clean),
+        clean=bootstrap_mean(losses.clean, seed=task.seed),
+        protected=bootstrap_mean(losses.protected - losses.clean, seed=task.seed),
+        gaussian=bootstrap_mean(losses.gaussian - losses.clean, seed=task.seed),
+        signs=bootstrap_mean(losses.signs - losses.clean, seed=task.seed),
+        over_gaussian=bootstrap_mean(losses.protected - losses.gaussian, seed=task.seed),
+        over_signs=bootstrap_mean(losses.protected - losses.signs, seed=task.seed),
+    )

@@ -1,0 +1,97 @@
+"""The report as one HTML page that opens without a server, prints, and escapes everything that came from outside."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from assets.protection_measure import ModelEffect
+from assets.report_figures import LISTED, DropFigures
+from assets.report_pictures import amplification
+from resources.defender_registry import DefenderEntry
+
+MEASURE_NAMES = {
+    "psnr": "PSNR, dB",
+    "ssim": "SSIM",
+    "survival_gain": "share of the perturbation that survives encoding",
+    "survival_cosine": "cosine of the decoded and the intended perturbation",
+}
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a page shows.
+
+    Attributes:
+        drop: its name.
+        source: where the photos came from.
+        table: URL of the receipts.
+        version: of the table.
+        figures: the numbers.
+        defender: what protected; None if it is not known here any more, or nothing is protected.
+        effects: what was measured on frozen models.
+        remarks: why something was not measured.
+        draws: time steps a photo.
+        quality_svg: our own drawing, or "".
+        effect_svg: our own drawing, or "".
+        sheet: the contact sheet as JPEG, or None.
+        sheet_names: names of the photos on it, from the top.
+        rows: name of the CSV file beside the page.
+    """
+
+    drop: str
+    source: str
+    table: str
+    version: int
+    figures: DropFigures
+    defender: DefenderEntry | None
+    effects: Sequence[ModelEffect]
+    remarks: Sequence[str]
+    draws: int
+    quality_svg: str = field(repr=False)
+    effect_svg: str = field(repr=False)
+    sheet: bytes | None = field(repr=False)
+    sheet_names: Sequence[str]
+    rows: str
+
+
+def render(page: Page) -> bytes:
+    """Returns the page in UTF-8."""
+    from markupsafe import Markup
+
+    sheet = base64.b64encode(page.sheet).decode() if page.sheet else ""
+    text: str = _template().render(
+        page=page,
+        figures=page.figures,
+        share=lambda count: f"{100 * count / page.figures.photos:.1f} %",
+        measure_names=MEASURE_NAMES,
+        listed=LISTED,
+        amplification=amplification(page.figures.budget_levels),
+        quality_svg=Markup(page.quality_svg),
+        effect_svg=Markup(page.effect_svg),
+        sheet=sheet,
+    )
+    return text.encode()
+
+
+def signed(value: float) -> str:
+    """A change with its sign."""
+    return f"{value:+.4f}"
+
+
+@cache
+def _template() -> Any:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("assets", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["signed"] = signed
+    return environment.get_template("report.html.jinja")

@@ -1,0 +1,119 @@
+"""The pictures of a report: the contact sheet, how quality is spread, and what protection does to a model's loss."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from assets.photo_pairs import PhotoPair
+from models.resampling import shrink
+
+if TYPE_CHECKING:
+    from assets.protection_measure import ModelEffect
+
+PictureFormat = Literal["svg", "png"]
+
+TILE = 220  # pixels, the short side of a photo in the contact sheet
+GAP = 8
+INK, ACCENT, PALE, WARM = "#22303c", "#1f6f78", "#c9d6df", "#d1603d"
+MEASURES = {"psnr": "PSNR, dB", "ssim": "SSIM"}
+
+
+def amplification(budget_levels: int) -> int:
+    """Returns the factor at which a change of the whole budget fills half the range of a picture."""
+    return 127 // budget_levels
+
+
+def strip(pair: PhotoPair, budget_levels: int, tile: int = TILE) -> NDArray[np.uint8]:
+    """Returns clean, protected and amplified difference beside each other, (h, 3 w + gaps, 3) uint8.
+
+    The difference is taken at native size, centred on grey and amplified; then all three are made smaller alike.
+    """
+    change = pair.protected.astype(np.int16) - pair.clean
+    amplified = np.clip(change * amplification(budget_levels) + 128, 0, 255).astype(np.uint8)
+    parts = [shrink(part, min(tile, *part.shape[:2])) for part in (pair.clean, pair.protected, amplified)]
+    gap = np.full((parts[0].shape[0], GAP, 3), 255, np.uint8)
+    return np.concatenate([parts[0], gap, parts[1], gap, parts[2]], axis=1)
+
+
+def contact_sheet(pairs: Sequence[PhotoPair], budget_levels: int) -> NDArray[np.uint8]:
+    """Returns one strip a photo, below each other, (H, W, 3) uint8."""
+    strips = [strip(pair, budget_levels) for pair in pairs]
+    width = max(part.shape[1] for part in strips)
+    rows = []
+    for part in strips:
+        missing = width - part.shape[1]
+        rows.append(cv2.copyMakeBorder(part, 0, GAP, 0, missing, cv2.BORDER_CONSTANT, value=(255, 255, 255)))
+    return np.concatenate(rows)
+
+
+def jpeg(picture: NDArray[np.uint8], quality: int = 90) -> bytes:
+    """Encodes an RGB picture with full chroma: half of it would hide what is shown."""
+    import simplejpeg
+
+    return bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(picture), quality=quality, colorsubsampling="444"))
+
+
+def quality_picture(measures: Mapping[str, NDArray[np.float32]], kind: PictureFormat) -> bytes:
+    """Draws how PSNR and SSIM are spread over the protected photos.
+
+    Args:
+        measures: values by name; those of MEASURES are drawn.
+        kind: "svg" or "png".
+    """
+    figure, axes = _figure(1, len(MEASURES), (8, 2.4))
+    for axis, (name, label) in zip(axes.flat, MEASURES.items(), strict=True):
+        values = measures[name]
+        axis.hist(values, bins=min(40, max(5, len(values) // 4)), color=ACCENT)
+        axis.axvline(float(np.median(values)), color=WARM, linewidth=1.5)
+        axis.set_xlabel(f"{label} (line: median {np.median(values):.3g})")
+        axis.set_ylabel("photos")
+        axis.yaxis.get_major_locator().set_params(integer=True)
+    return _drawn(figure, kind)
+
+
+def effect_picture(effects: Sequence[ModelEffect], kind: PictureFormat) -> bytes:
+    """Draws, for each model, the raise of the diffusion loss by protection and by noise of equal norm."""
+    figure, axes = _figure(1, 1, (8, 0.7 + 0.85 * len(effects)))
+    axis = axes.flat[0]
+    labels, position = [], 0
+    for effect in effects:
+        for name, interval, colour in (
+            ("protected", effect.protected, ACCENT),
+            ("Gaussian noise", effect.gaussian, WARM),
+            ("random signs", effect.signs, WARM),
+        ):
+            below, above = interval.mean - interval.low, interval.high - interval.mean
+            axis.errorbar(interval.mean, position, xerr=[[below], [above]], fmt="o", color=colour, capsize=3)
+            labels.append(f"{effect.model}: {name}")
+            position += 1
+    axis.axvline(0, color=PALE, linewidth=1, zorder=0)
+    axis.set_yticks(range(position), labels)
+    axis.invert_yaxis()
+    axis.set_xlabel("change of the diffusion loss, mean and 95 % interval over photos")
+    return _drawn(figure, kind)
+
+
+def _figure(rows: int, columns: int, size: tuple[float, float]) -> Any:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.tick_params(colors=INK, labelsize=9)
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _drawn(figure: Any, kind: PictureFormat) -> bytes:
+    import matplotlib as mpl
+
+    buffer = io.BytesIO()
+    with mpl.rc_context({"svg.hashsalt": "rid", "svg.fonttype": "path"}):
+        figure.savefig(buffer, format=kind, dpi=110, metadata={"Date": None} if kind == "svg" else None)
+    return buffer.getvalue()
