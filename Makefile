@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 PIP_TORCH := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
 
-.PHONY: install test test-all check bench
+.PHONY: install demo test test-all check dev bench
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -15,6 +15,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet -c constraints.txt $(PIP_TORCH) -e ".[train,evaluate]" --group dev
 	touch $(STAMP)
+
+demo: install
+	$(BIN)/python -m dagster_project.demo
 
 test: install
 	$(BIN)/python -m pytest -q -m "not slow and not gpu and not ui"
@@ -27,6 +30,9 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+
+dev: demo
+	DAGSTER_HOME=$(CURDIR)/demo/dagster RID_HOME=$(CURDIR)/demo/home RID_SOURCE=$(CURDIR)/demo/photos $(BIN)/dagster dev -h 127.0.0.1 -m dagster_project.definitions
 
 bench: install
 	$(BIN)/python -m benchmarks.throughput

@@ -1,0 +1,99 @@
+"""The demo's run of every asset, in this process, with the definitions that a deployment loads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from dagster import AssetKey, DagsterInstance, Definitions
+
+from assets.partitions import DROPS
+
+DROP = "studio"
+QUIET = {"loggers": {"console": {"config": {"log_level": "WARNING"}}}}
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """How much the demo trains; its defender is thrown away.
+
+    Attributes:
+        pipeline_steps: of the shared autoencoder and of each of the two U-Nets.
+        teacher_steps: ascent steps a photo.
+        training_steps: of the defender.
+        budget_levels: the budget.
+    """
+
+    pipeline_steps: int = 200
+    teacher_steps: int = 30
+    training_steps: int = 300
+    budget_levels: int = 8
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One asset that was materialised: its name, what it says of itself, and how long it took."""
+
+    asset: str
+    metadata: dict[str, Any]
+    seconds: float
+
+
+def run_chain(
+    definitions: Definitions,
+    instance: DagsterInstance,
+    pipelines: Sequence[Path],
+    settings: DemoSettings,
+    on_stage: Callable[[Stage], None],
+) -> dict[str, Stage]:
+    """Materialises the chain on the drop and returns its stages by asset.
+
+    Args:
+        definitions: with places and workers.
+        instance: where the runs are recorded.
+        pipelines: folders of the frozen diffusion models.
+        settings: how much is trained.
+        on_stage: called after each asset.
+    """
+    instance.add_dynamic_partitions(DROPS, [DROP])
+    models = [str(folder) for folder in pipelines]
+    teacher = {
+        "models": models,
+        "share": 0.5,
+        "steps": settings.teacher_steps,
+        "budget_levels": settings.budget_levels,
+    }
+    training = {**teacher, "drops": [DROP], "recipe": "demo", "training_steps": settings.training_steps}
+    chain: dict[str, dict[str, Any]] = {
+        "photo_catalog": {},
+        "teacher_perturbations": teacher,
+        "defender": training | {"name": "demo"},
+        "defender_onnx": {"promote": True},
+        "protected_catalog": {"budget_levels": settings.budget_levels},
+        "protection_report": {"models": models, "contact_sheet": 6},
+    }
+    stages = {}
+    for asset, config in chain.items():
+        stages[asset] = _materialise(definitions, instance, asset, config)
+        on_stage(stages[asset])
+    return stages
+
+
+def _materialise(definitions: Definitions, instance: DagsterInstance, asset: str, config: dict[str, Any]) -> Stage:
+    began = monotonic()
+    partitioned = definitions.resolve_assets_def(asset).partitions_def is not None
+    result = definitions.resolve_implicit_global_asset_job_def().execute_in_process(
+        run_config={"ops": {asset: {"config": config}}, **QUIET},
+        instance=instance,
+        partition_key=DROP if partitioned else None,
+        asset_selection=[AssetKey(asset)],
+    )
+    failed = [check.check_name for check in result.get_asset_check_evaluations() if not check.passed]
+    if failed:
+        raise RuntimeError(f"asset {asset}: the checks {', '.join(failed)} failed")
+    (event,) = result.asset_materializations_for_node(asset)[:1]
+    values = {name: value.value for name, value in event.metadata.items()}
+    return Stage(asset, values, monotonic() - began)
