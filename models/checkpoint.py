@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,24 +16,11 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import load_file, save_file
 
-from models.budget import check_budget
+from models.budget import BudgetRange as BudgetRange
 from models.defender import Defender, DefenderSize
 
 SHARD_BYTES = 24 * 2**20
 Precision = Literal["float32", "float16", "bfloat16"]
-
-
-@dataclass(frozen=True)
-class BudgetRange:
-    """The budgets a defender was trained for, in 8-bit levels; a fixed one has `min == max`."""
-
-    min: int
-    max: int
-    default: int
-
-    def __post_init__(self) -> None:
-        if not check_budget(self.min) <= check_budget(self.default) <= check_budget(self.max):
-            raise ValueError(f"{self} is not a range of budgets: min <= default <= max is needed")
 
 
 @dataclass(frozen=True)
@@ -99,6 +87,8 @@ def save_defender(folder: Path, defender: Defender, card: DefenderCard, *, preci
 def load_defender(folder: Path) -> tuple[Defender, dict[str, Any]]:
     """Reads a defender folder and returns the network in float32, in evaluation mode, and its config.
 
+    The network refuses budgets that the config does not name.
+
     Raises:
         ValueError: if a file is missing, changed, or holds missing, extra or misshapen tensors; the message names it.
     """
@@ -117,7 +107,7 @@ def load_defender(folder: Path) -> tuple[Defender, dict[str, Any]]:
     size = DefenderSize.from_json(config["architecture"])
     if defender_digest(size.to_json(), weights) != config["digest"]:
         raise ValueError(f"{folder}: the digest in config.json does not match its architecture and weights")
-    defender = Defender(size)
+    defender = Defender(size, BudgetRange(**config["budget"]))
     load_strictly(defender, state, str(folder))
     return defender.eval(), config
 
@@ -129,16 +119,25 @@ def load_strictly(module: torch.nn.Module, state: dict[str, torch.Tensor], origi
         ValueError: naming the first missing, extra or misshapen tensor.
     """
     wanted = module.state_dict()
+    check_shapes(state, {name: tuple(tensor.shape) for name, tensor in wanted.items()}, origin)
+    module.load_state_dict({name: tensor.to(wanted[name].dtype) for name, tensor in state.items()})
+
+
+def check_shapes(state: Mapping[str, torch.Tensor], wanted: Mapping[str, tuple[int, ...]], origin: str) -> None:
+    """Holds the names and shapes of tensors against those that are wanted.
+
+    Raises:
+        ValueError: naming the first missing, extra or misshapen tensor.
+    """
     problems = [f"{name} is missing" for name in wanted if name not in state]
     problems += [f"{name} is not a tensor of this architecture" for name in state if name not in wanted]
     problems += [
-        f"{name} has shape {tuple(state[name].shape)} where {tuple(wanted[name].shape)} is needed"
-        for name in wanted
-        if name in state and state[name].shape != wanted[name].shape
+        f"{name} has shape {tuple(state[name].shape)} where {shape} is needed"
+        for name, shape in wanted.items()
+        if name in state and tuple(state[name].shape) != shape
     ]
     if problems:
         raise ValueError(f"{origin}: {problems[0]}" + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""))
-    module.load_state_dict({name: tensor.to(wanted[name].dtype) for name, tensor in state.items()})
 
 
 def defender_digest(architecture: dict[str, Any], weights: dict[str, str]) -> str:

@@ -8,11 +8,13 @@ B batch, S image side, P patch side, G = S/P patches a side, T = G*G tokens, D w
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from models.budget import BudgetRange
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class DefenderSize:
         depth: number of blocks.
         heads: attention heads; divides D.
         mlp_ratio: hidden width of the MLP over D.
+        stored_positions: whether the position embedding is one of the weights instead of the fixed sine-cosine one;
+            for imported checkpoints that bring their own.
     """
 
     working_resolution: int
@@ -34,6 +38,7 @@ class DefenderSize:
     depth: int
     heads: int
     mlp_ratio: int = 4
+    stored_positions: bool = False
 
     def __post_init__(self) -> None:
         if self.working_resolution % self.patch or self.width % self.heads or self.width % 4:
@@ -43,7 +48,10 @@ class DefenderSize:
 
     def to_json(self) -> dict[str, int | str]:
         """Returns the architecture as it stands in a defender's config.json."""
-        return {"class": "Defender", **asdict(self)}
+        architecture = {"class": "Defender", **asdict(self)}
+        if not self.stored_positions:
+            del architecture["stored_positions"]
+        return architecture
 
     @classmethod
     def from_json(cls, architecture: dict[str, int | str]) -> DefenderSize:
@@ -52,10 +60,11 @@ class DefenderSize:
         Raises:
             ValueError: if a field is missing, unknown, or of another class.
         """
-        fields = {name: value for name, value in architecture.items() if name != "class"}
-        if architecture.get("class") != "Defender" or set(fields) != set(asdict(SIZES["faces-64"])):
+        given = {"stored_positions": False, **architecture}
+        if given.pop("class", None) != "Defender" or set(given) != {field.name for field in fields(cls)}:
             raise ValueError(f"architecture {architecture} is not a Defender of this version")
-        return cls(**{name: int(value) for name, value in fields.items()})
+        stored_positions = bool(given.pop("stored_positions"))
+        return cls(**{name: int(value) for name, value in given.items()}, stored_positions=stored_positions)
 
 
 class Attention(nn.Module):
@@ -111,17 +120,26 @@ class Defender(nn.Module):
     """Maps an image to a perturbation bounded by a budget.
 
     A fresh defender outputs exactly zero. The budget multiplies the last tanh and enters nowhere else, so one network
-    serves every budget it was trained for.
+    serves every budget it was trained for. A defender that was read from a folder knows which ones those are, and
+    refuses others.
     """
 
     positions: Tensor
 
-    def __init__(self, size: DefenderSize) -> None:
+    def __init__(self, size: DefenderSize, budget: BudgetRange | None = None) -> None:
+        """Makes a fresh network.
+
+        Args:
+            size: its architecture.
+            budget: the budgets it serves; None while they are not settled, when every budget is accepted.
+        """
         super().__init__()
         self.size = size
+        self.budget = budget
         self.patches = nn.Conv2d(3, size.width, size.patch, stride=size.patch)
         grid = size.working_resolution // size.patch
-        self.register_buffer("positions", sincos_positions(size.width, grid), persistent=False)
+        positions = sincos_positions(size.width, grid)  # (T, D)
+        self.register_buffer("positions", positions, persistent=size.stored_positions)
         self.blocks = nn.ModuleList(Block(size) for _ in range(size.depth))
         self.norm = nn.LayerNorm(size.width, eps=1e-6)
         self.linear = nn.Linear(size.width, size.patch * size.patch * 3)
@@ -144,7 +162,13 @@ class Defender(nn.Module):
 
         Returns:
             (B, 3, S, S) tensor in 8-bit levels, within plus and minus the budget of each image.
+
+        Raises:
+            ValueError: if the defender was not trained for one of the budgets.
         """
+        if self.budget is not None and not torch.compiler.is_compiling():
+            for levels in budget_levels.tolist():
+                self.budget.check(levels)
         tokens = self.patches(image).flatten(2).transpose(1, 2) + self.positions  # (B, T, D)
         for block in self.blocks:
             tokens = block(tokens)  # (B, T, D)
@@ -177,7 +201,7 @@ def fold(defender: Defender) -> Defender:
 
     The result's LayerNorms have weight 1 and bias 0 and its gates are 1: an exporter drops them.
     """
-    folded = Defender(defender.size)
+    folded = Defender(defender.size, defender.budget)
     folded.load_state_dict(defender.state_dict())
     for block in folded.blocks:
         assert isinstance(block, Block)

@@ -88,11 +88,12 @@ def compare(defender: Defender, path: Path, *, photos: int = 4, seed: int = 0) -
     coarse = torch.rand(photos, 3, 8, 8, generator=generator) * 2 - 1
     images = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic").clamp(-1, 1)
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    budget = torch.full((1,), float(defender.budget.default if defender.budget else 1))
     errors = []
     for index in range(photos):
         image = images[index : index + 1]
-        expected = defender(image, torch.ones(1)).numpy()
-        (got,) = session.run(["perturbation"], {"image": image.numpy(), "budget_levels": np.ones(1, np.float32)})
-        errors.append(np.abs(np.asarray(got) - expected))
+        expected = defender(image, budget).numpy()
+        (got,) = session.run(["perturbation"], {"image": image.numpy(), "budget_levels": budget.numpy()})
+        errors.append(np.abs(np.asarray(got) - expected) / budget.item())
     error = np.concatenate(errors)
     return ExportCheck(mean_error=float(error.mean()), max_error=float(error.max()))

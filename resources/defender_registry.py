@@ -68,10 +68,16 @@ class DefenderEntry:
             return int(span["default"])
         if not span["min"] <= wanted <= span["max"]:
             raise ValueError(
-                f"defender {self.name} was trained for budgets of {span['min']} to {span['max']} levels, not {wanted}: "
-                "choose one of those, or another defender"
+                f"defender {self.name} was trained for {self.budgets}, not {wanted}: choose a budget it was trained "
+                "for, or another defender"
             )
         return wanted
+
+    @property
+    def budgets(self) -> str:
+        """The budgets it was trained for, in words."""
+        low, high = self.config["budget"]["min"], self.config["budget"]["max"]
+        return f"a fixed budget of {low} of 255 levels" if low == high else f"budgets of {low} to {high} of 255 levels"
 
     @property
     def onnx_file(self) -> str:
