@@ -6,6 +6,10 @@ The file has inputs `image` (N, 3, S, S) float32 in [-1, 1] and `budget_levels` 
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,24 +40,40 @@ def export_onnx(defender: Defender, path: Path) -> ExportCheck:
     size = defender.size.working_resolution
     example = (torch.zeros(2, 3, size, size), torch.ones(2))
     batch = torch.export.Dim("batch", min=1, max=1024)
-    torch.onnx.export(
-        fold(defender).cpu(),
-        example,
-        str(path),
-        input_names=["image", "budget_levels"],
-        output_names=["perturbation"],
-        dynamic_shapes=({0: batch}, {0: batch}),
-        opset_version=OPSET,
-        dynamo=True,
-        external_data=False,
-        verbose=False,
-    )
+    with _without_exporter_chatter():
+        torch.onnx.export(
+            fold(defender).cpu(),
+            example,
+            str(path),
+            input_names=["image", "budget_levels"],
+            output_names=["perturbation"],
+            dynamic_shapes=({0: batch}, {0: batch}),
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
     check = compare(defender, path)
     if not check.max_error <= FLOAT_TOLERANCE:
         raise ValueError(
             f"{path}: the exported network differs from the defender by {check.max_error:.2g} of the budget"
         )
     return check
+
+
+@contextlib.contextmanager
+def _without_exporter_chatter() -> Iterator[None]:
+    """Hides that torchvision's operators are not there, and warnings about torch's own code; errors still come out."""
+    registration = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = registration.level
+    registration.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, message=".*LeafSpec.*")
+            warnings.filterwarnings("ignore", category=UserWarning, message=".*axis name: batch.*")
+            yield
+    finally:
+        registration.setLevel(level)
 
 
 def quantise_onnx(defender: Defender, source: Path, path: Path) -> ExportCheck:

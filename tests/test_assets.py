@@ -88,15 +88,3 @@ def test_the_whole_chain_trains_a_defender_and_protects_with_it(places: Places, 
 def test_a_drop_that_is_nowhere_gives_a_sentence(places: Places) -> None:
     with pytest.raises(FileNotFoundError, match="neither"):
         places.drop_source("tuesday")
-
-
-def test_loading_the_definitions_loads_nothing_heavy() -> None:
-    import subprocess
-    import sys
-
-    code = (
-        "import sys, dagster_project.definitions;"
-        "print([m for m in ('torch', 'diffusers', 'transformers', 'onnxruntime') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
