@@ -22,16 +22,22 @@ from resources.storage import Storage
 def defender(
     context: AssetExecutionContext, config: DefenderRunConfig, places: Places, dask: DaskCluster
 ) -> MaterializeResult:  # type: ignore[type-arg]
-    """Trains in one task on a GPU worker if there is one; a run that was done already is found by its digest."""
+    """Trains in one task on a GPU worker if there is one.
+
+    The digest of everything that decides the result names the run: a finished one is found, and one that was killed
+    goes on from its last checkpoint.
+    """
     from training.recipes import recipe
 
     changes: dict[str, int | float | str] = {"seed": config.seed}
     if config.training_steps is not None:
         changes |= {"steps": config.training_steps}
     run_config = recipe(config.recipe, **changes)
-    arrays = training_arrays(config, places)
+    arrays = training_arrays(config, places, with_teacher=run_config.regression_weight > 0)
     models = frozen_models(config.models, places)
-    digest = hashlib.sha256(json.dumps([run_config.digest(), [model.digest() for model in models]]).encode())
+    initial = places.registry().resolve(config.initial) if config.initial else None
+    named = [run_config.digest(), [model.digest() for model in models], initial.digest if initial else None]
+    digest = hashlib.sha256(json.dumps(named).encode())
     for name in sorted(arrays):
         digest.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
     storage = Storage(places.home).child("training", digest.hexdigest()[:32])
@@ -47,12 +53,13 @@ def defender(
         places.home,
         config.name,
         ",".join(config.drops),
+        json.dumps({"location": initial.location, "config": initial.config}) if initial else "",
     )
     with dask.connect() as workers:
         found = train(task) if not trained else None
         for done in workers.run(train, [task] if trained else [], prefix="train", expected=1, gpu=True):
             if done.result is None:
-                raise RuntimeError("the worker died while it trained: run again")
+                raise RuntimeError("the worker died while it trained: run again to go on from the last checkpoint")
             found = done.result
     return MaterializeResult(
         metadata={
@@ -65,13 +72,13 @@ def defender(
     )
 
 
-def training_arrays(config: DefenderRunConfig, places: Places) -> dict[str, np.ndarray]:
+def training_arrays(config: DefenderRunConfig, places: Places, *, with_teacher: bool) -> dict[str, np.ndarray]:
     """The photos of the drops and the perturbations of those that have one, as `PhotoSet` holds them."""
     state, teacher = state_url(places.protected_table()), teacher_folder(config, places)
     pixels = [square for drop in config.drops for square in training_squares(state, drop, config.working_resolution)]
     place = {square.tobytes(): i for i, square in enumerate(pixels)}
     index, perturbations = [], []
-    for drop in config.drops:
+    for drop in config.drops if with_teacher else []:
         if not teacher.child("drops").exists(f"{drop}.json"):
             raise ValueError(f"drop {drop!r} has no teacher perturbations of this teacher: materialise them first")
         for name in json.loads(teacher.child("drops").read_bytes(f"{drop}.json")):

@@ -10,11 +10,12 @@ from assets.drop_plan import state_url
 from assets.partitions import drops
 from assets.photo_catalog import photo_catalog
 from assets.training_config import TeacherRunConfig, frozen_models
-from assets.training_photos import seeded_share, training_squares
+from assets.training_photos import training_squares
 from assets.training_tasks import TeacherTask, models_to_json, precompute_batch, store_array
 from resources.dask_cluster import DaskCluster
 from resources.places import Places
 from resources.storage import Storage
+from training.photo_set import seeded_share
 
 BATCH = 16
 

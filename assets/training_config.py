@@ -15,7 +15,7 @@ class TeacherRunConfig(Config):
     """Which perturbations are precomputed."""
 
     models: list[str] = Field(default=["embedded"], description="Folders or hub ids of frozen diffusion models.")
-    working_resolution: int = Field(default=64, description="Side in pixels of the squares; the defender's.")
+    working_resolution: int = Field(default=64, description="Side of the squares: the defender's, or larger for crops.")
     share: float = Field(default=0.1, description="Share of the photos that get a perturbation.")
     method: str = Field(default="advdm", description="advdm or sds.")
     budget_levels: int = Field(default=8, description="Budget of the perturbations, 1-16 levels.")
@@ -29,6 +29,7 @@ class DefenderRunConfig(TeacherRunConfig):
     drops: list[str] = Field(description="The drops whose photos are learned from.")
     recipe: str = Field(default="faces_64", description="A function of training/recipes.py.")
     training_steps: int | None = Field(default=None, description="Optimiser steps; empty takes the recipe's.")
+    initial: str = Field(default="", description="A defender to start from: alias or digest; empty starts afresh.")
     name: str = Field(default="candidate", description="Name of the defender.")
 
 

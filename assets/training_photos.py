@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
@@ -46,14 +45,3 @@ def centre_square(upright: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     top, left = (small.shape[0] - side) // 2, (small.shape[1] - side) // 2
     square = small[top : top + side, left : left + side]
     return cv2.cvtColor(square, cv2.COLOR_GRAY2RGB) if square.ndim == 2 else np.ascontiguousarray(square)
-
-
-def seeded_share(squares: Sequence[NDArray[np.uint8]], share: float, seed: int) -> list[int]:
-    """Returns which photos belong to the seeded share; it depends on each photo's pixels alone, so it grows stably."""
-    bound = int(share * 2**32)
-    salt = seed.to_bytes(8, "little", signed=True)
-    return [
-        i
-        for i, square in enumerate(squares)
-        if int.from_bytes(hashlib.sha256(salt + square.tobytes()).digest()[:4], "big") < bound
-    ]

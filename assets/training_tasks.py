@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resources.defender_registry import DefenderRegistry
+from resources.defender_registry import DefenderRegistry, fetch_defender
 from resources.diffusion_sources import DiffusionSource
 from resources.storage import Storage
 
@@ -39,12 +39,13 @@ class TrainingTask:
     """One defender to train.
 
     Attributes:
-        folder: where `photos.npz` lies and the log is written.
+        folder: where `photos.npz` lies, and where the log and the checkpoints are kept.
         config_json: the training configuration.
         models_json: the frozen models.
         home: RID_HOME, where the defender is registered.
         name: of the defender.
         drops: comma-separated, for the card.
+        initial_json: location and config.json of the defender to start from; empty starts afresh.
     """
 
     folder: str
@@ -53,43 +54,57 @@ class TrainingTask:
     home: str
     name: str
     drops: str
+    initial_json: str = ""
 
 
 def precompute_batch(task: TeacherTask) -> str:
     """Perturbs one batch and returns its name; a finished batch is not done again."""
     from training.teachers.config import TeacherConfig
-    from training.teachers.methods import OBJECTIVES
-    from training.teachers.pgd import precompute_perturbations
+    from training.teachers.methods import precompute_perturbations
 
     storage = Storage(task.folder)
     if not storage.exists(f"{task.name}.teacher.npy"):
-        fields = json.loads(task.teacher_json)
-        fields.pop("code_epoch")
-        config = TeacherConfig(**fields)
+        config = TeacherConfig.from_json(json.loads(task.teacher_json))
         pixels = load_array(storage, f"{task.name}.photos.npy")
         models = load_models(task.models_json)
-        made = precompute_perturbations(pixels, OBJECTIVES[config.method], models, config)
+        made = precompute_perturbations(pixels, models, config)
         store_array(storage, f"{task.name}.teacher.npy", made)
     return task.name
 
 
 def train(task: TrainingTask) -> str:
-    """Trains a defender, registers it and returns its digest; its log is `log.jsonl` in the task's folder."""
+    """Trains a defender, registers it and returns its digest; its log is `log.jsonl` in the task's folder.
+
+    Each checkpoint is copied to the task's folder, so that whichever worker gets the task after a kill goes on there.
+    """
     storage = Storage(task.folder)
     if storage.exists("defender.json"):
         return str(json.loads(storage.read_bytes("defender.json"))["digest"])
-    from models.checkpoint import BudgetRange, DefenderCard, save_defender
+    from models.budget import BudgetRange
+    from models.checkpoint import DefenderCard, save_defender
     from training.config import TrainingConfig
+    from training.devices import training_accelerator
     from training.photo_set import PhotoSet
     from training.trainer import train_defender
 
     config = TrainingConfig(**json.loads(task.config_json))
     with np.load(io.BytesIO(storage.read_bytes("photos.npz"))) as arrays:
         photos = PhotoSet(arrays["pixels"], arrays["teacher_index"], arrays["teacher"], int(arrays["teacher_budget"]))
+    accelerator = training_accelerator()
     models = load_models(task.models_json)
     with tempfile.TemporaryDirectory() as temporary:
         run = Path(temporary)
-        defender = train_defender(config, photos, models, run / "run")
+        fetch_checkpoint(storage, run)
+        initial = load_initial(task.initial_json, run / "initial") if task.initial_json else None
+        defender = train_defender(
+            config,
+            photos,
+            models,
+            run,
+            initial=initial,
+            accelerator=accelerator,
+            on_checkpoint=lambda step: store_checkpoint(storage, run),
+        )
         names = [source.name for source in sources(task.models_json)]
         card = DefenderCard(
             name=task.name,
@@ -97,13 +112,46 @@ def train(task: TrainingTask) -> str:
             budget=BudgetRange(config.budget_min, config.budget_max, config.budget_default),
             licence="yours: trained on your photos",
             origin=f"recipe {config.recipe}",
-            training={"config": config.to_json(), "models": names, "photos": len(photos.pixels), "drops": task.drops},
+            training={
+                "config": config.to_json(),
+                "models": names,
+                "photos": len(photos.pixels),
+                "drops": task.drops,
+                "initial": json.loads(task.initial_json)["config"]["digest"] if task.initial_json else None,
+            },
         )
         digest = save_defender(run / "defender", defender, card)
         DefenderRegistry(task.home, run).register(run / "defender")
-        storage.write_bytes("log.jsonl", (run / "run" / "log.jsonl").read_bytes())
-        storage.write_bytes("defender.json", json.dumps({"digest": digest}).encode())
+    storage.write_bytes("defender.json", json.dumps({"digest": digest}).encode())
+    storage.delete("state.pt")
     return digest
+
+
+def fetch_checkpoint(storage: Storage, run: Path) -> None:
+    """Copies a run's last checkpoint and its log here, if there are any."""
+    for name in ("log.jsonl", "state.pt"):
+        if storage.exists(name):
+            (run / name).write_bytes(storage.read_bytes(name))
+
+
+def store_checkpoint(storage: Storage, run: Path) -> None:
+    """Copies a run's checkpoint to where the next worker finds it; the log first, since a log may be ahead."""
+    for name in ("log.jsonl", "state.pt"):
+        storage.write_file(name, run / name)
+
+
+def load_initial(initial_json: str, folder: Path) -> Any:
+    """Fetches and checks the defender that a training starts from, and returns its network."""
+    from models.checkpoint import load_defender
+
+    initial = json.loads(initial_json)
+    config = initial["config"]
+    files = {name: sha for name, sha in config["files"].items() if name.endswith(".safetensors")}
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    for name, data in fetch_defender(initial["location"], config["digest"], files).items():
+        (folder / name).write_bytes(data)
+    return load_defender(folder)[0]
 
 
 def models_to_json(models: list[DiffusionSource]) -> str:

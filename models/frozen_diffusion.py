@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,13 @@ class NoiseSchedule:
         abar = self.at(timesteps).to(output.dtype)
         return abar.sqrt() * output + (1 - abar).sqrt() * noisy
 
+    def training_target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """What the U-Net is trained to output at z_t: the noise, or v = sqrt(abar) n - sqrt(1 - abar) z."""
+        if self.prediction_type == "epsilon":
+            return noise
+        abar = self.at(timesteps).to(latents.dtype)  # (B, 1, 1, 1)
+        return abar.sqrt() * noise - (1 - abar).sqrt() * latents
+
 
 @dataclass(frozen=True)
 class FrozenDiffusion:
@@ -77,6 +85,18 @@ class FrozenDiffusion:
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.prompt_states.device
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, h, w) of the latents of one image at native resolution."""
+        config: Any = self.vae.config
+        side = self.native_resolution // 2 ** (len(config.block_out_channels) - 1)
+        return int(config.latent_channels), side, side
+
+    @property
+    def encoding_key(self) -> tuple[str, int, torch.dtype]:
+        """Equal for models whose latents of an image are equal."""
+        return self.vae_digest, self.native_resolution, self.prompt_states.dtype
 
     def resize(self, image: Tensor) -> Tensor:
         """Resizes (B, 3, H, W) to the native resolution, antialiased and differentiable."""
@@ -112,11 +132,32 @@ class FrozenDiffusion:
     def _scale(self, latents: Tensor) -> Tensor:
         return (latents - self.shift_factor) * self.scaling_factor
 
+    def output(self, noisy: Tensor, timesteps: Tensor) -> Tensor:
+        """Returns the U-Net's output at (B, C, h, w) z_t, whatever it predicts, in the type of its weights."""
+        states = self.prompt_states.expand(len(noisy), -1, -1)  # (B, L, E)
+        return torch.as_tensor(self.unet(noisy.to(states.dtype), timesteps, encoder_hidden_states=states).sample)
+
     def predict_noise(self, noisy: Tensor, timesteps: Tensor) -> Tensor:
         """Returns eps_theta(z_t, t, prompt), (B, C, h, w); v-predictions are converted."""
-        states = self.prompt_states.expand(len(noisy), -1, -1)  # (B, L, E)
-        output = self.unet(noisy.to(states.dtype), timesteps, encoder_hidden_states=states).sample
-        return self.schedule.to_epsilon(output, noisy.to(states.dtype), timesteps)
+        output = self.output(noisy, timesteps)  # (B, C, h, w)
+        return self.schedule.to_epsilon(output, noisy.to(output.dtype), timesteps)
+
+
+def share_autoencoders(models: Sequence[FrozenDiffusion]) -> list[FrozenDiffusion]:
+    """Returns the models with one autoencoder in memory for all whose weights and type are equal."""
+    first: dict[tuple[str, torch.dtype], nn.Module] = {}
+    keys = [(model.vae_digest, model.prompt_states.dtype) for model in models]
+    return [replace(model, vae=first.setdefault(key, model.vae)) for model, key in zip(models, keys, strict=True)]
+
+
+def checkpoint_autoencoders(models: Sequence[FrozenDiffusion], enabled: bool) -> None:
+    """Keeps only each encoder block's input for the backward pass, which computes the rest again; or everything."""
+    for model in models:
+        vae: Any = model.vae
+        if enabled:
+            vae.enable_gradient_checkpointing()
+        else:
+            vae.disable_gradient_checkpointing()
 
 
 def load_frozen_diffusion(

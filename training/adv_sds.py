@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.frozen_diffusion import FrozenDiffusion
+from training.noise import StepNoise
 
 
 def adv_sds_weight(abar: Tensor) -> Tensor:
@@ -45,29 +46,34 @@ def adv_sds_loss(model: FrozenDiffusion, latents: Tensor, timesteps: Tensor, noi
     return F.mse_loss(noisy, adv_sds_target(noisy, predicted, noise, weight))
 
 
-def ensemble_adv_sds_loss(models: Sequence[FrozenDiffusion], image: Tensor, generator: torch.Generator) -> Tensor:
+def ensemble_adv_sds_loss(
+    models: Sequence[FrozenDiffusion], image: Tensor, noise: StepNoise, *, posterior_mean: bool = False
+) -> Tensor:
     """RID-Ensemble: the mean of the losses of N frozen models, each at its own native resolution.
 
-    Models that share an autoencoder and a resolution share its encoding of the image.
+    Models whose autoencoder and resolution are equal share one encoding of the image, and with it the posterior sample;
+    time steps and noise are each model's own.
 
     Args:
-        models: one or more frozen models.
+        models: one or more frozen models, of any mixture of prediction types, latent channels and resolutions.
         image: (B, 3, H, W) protected image in [-1, 1], with its gradient.
-        generator: draws posterior samples, time steps and noise; its device is used for drawing.
+        noise: draws posterior samples, time steps and noise of the B photos.
+        posterior_mean: takes the posterior's mean for z instead of a sample.
     """
-    latents: dict[tuple[str, int], Tensor] = {}
+    encodings: dict[tuple[str, int, torch.dtype], Tensor] = {}
     losses = []
     for model in models:
-        shared = (model.vae_digest, model.native_resolution)
-        if shared not in latents:
-            latents[shared] = model.encode(model.resize(image), generator)  # (B, C, h, w)
-        z = latents[shared]
-        timesteps = draw_timesteps(model, len(z), generator).to(z.device)  # (B,)
-        noise = torch.randn(z.shape, generator=generator, device=generator.device).to(z)
-        losses.append(adv_sds_loss(model, z, timesteps, noise))
+        if model.encoding_key not in encodings:
+            encodings[model.encoding_key] = _encode(model, image, noise, posterior_mean)
+        z = encodings[model.encoding_key]  # (B, C, h, w)
+        timesteps = noise.integers(0, len(model.schedule.abar)).to(z.device)  # (B,)
+        losses.append(adv_sds_loss(model, z, timesteps, noise.normal(model.latent_shape).to(z)))
     return torch.stack(losses).mean()
 
 
-def draw_timesteps(model: FrozenDiffusion, count: int, generator: torch.Generator) -> Tensor:
-    """Returns (count,) time steps, uniform over 0..T-1."""
-    return torch.randint(len(model.schedule.abar), (count,), generator=generator, device=generator.device)
+def _encode(model: FrozenDiffusion, image: Tensor, noise: StepNoise, posterior_mean: bool) -> Tensor:
+    """Returns z as (B, C, h, w) in float32, since z_t at small t is lost in bfloat16."""
+    resized = model.resize(image)  # (B, 3, native, native)
+    if posterior_mean:
+        return model.encode(resized).float()
+    return model.encode_with(resized, noise.normal(model.latent_shape).to(image.device)).float()

@@ -1,6 +1,8 @@
 """Counter-based batches: what step k sees depends on the seed and on k alone.
 
-So a resumed run sees what an uninterrupted one sees, and the number of workers changes nothing.
+So a resumed run sees what an uninterrupted one sees, and a batch is the same whatever the number of processes.
+
+B photos and P pairs of this process, S working resolution.
 """
 
 from __future__ import annotations
@@ -13,15 +15,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.budget import levels_to_signed
+from models.defender import SIZES
 from training.config import TrainingConfig
 from training.photo_set import PhotoSet
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's photos.
+    """One step's photos, or a part of them.
 
     Attributes:
+        positions: B places in the step's whole batch, which seed the photos' noise.
         image: (B, 3, S, S) in [-1, 1].
         budget_levels: (B,) in 8-bit levels.
         pair_image: (P, 3, S, S) in [-1, 1], photos with a teacher perturbation; P may be 0.
@@ -29,6 +33,7 @@ class Batch:
         pair_perturbation: (P, 3, S, S) the teacher's perturbation in the [-1, 1] convention.
     """
 
+    positions: range
     image: Tensor
     budget_levels: Tensor
     pair_image: Tensor
@@ -37,46 +42,85 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """Returns the batch on a device."""
-        return Batch(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
+        tensors = (self.image, self.budget_levels, self.pair_image, self.pair_budget_levels, self.pair_perturbation)
+        return Batch(self.positions, *(tensor.to(device) for tensor in tensors))
+
+    def split(self, largest: int) -> list[Batch]:
+        """Cuts into micro-batches of at most `largest` photos and `largest` pairs each."""
+        count = max(1, -(-max(len(self.image), len(self.pair_image)) // largest))
+        photos = [part_of(len(self.image), index, count) for index in range(count)]
+        pairs = [part_of(len(self.pair_image), index, count) for index in range(count)]
+        return [
+            Batch(
+                self.positions[photo.start : photo.stop],
+                self.image[photo.start : photo.stop],
+                self.budget_levels[photo.start : photo.stop],
+                self.pair_image[pair.start : pair.stop],
+                self.pair_budget_levels[pair.start : pair.stop],
+                self.pair_perturbation[pair.start : pair.stop],
+            )
+            for photo, pair in zip(photos, pairs, strict=True)
+        ]
 
 
-def make_batch(photos: PhotoSet, config: TrainingConfig, step: int) -> Batch:
-    """Draws step `step`'s photos, flips and budgets; a flip acts on photo and perturbation together."""
+@dataclass(frozen=True)
+class _Draws:
+    """Which photos, which window of each, which are mirrored."""
+
+    index: NDArray[np.int64]
+    corner: NDArray[np.int64]
+    mirrored: NDArray[np.bool_]
+
+    @classmethod
+    def draw(cls, random: np.random.Generator, count: int, photos: int, margin: int) -> _Draws:
+        index = random.integers(0, max(1, photos), count)
+        return cls(index, random.integers(0, margin + 1, (count, 2)), random.random(count) < 0.5)
+
+    def windows(self, source: NDArray, index: NDArray, part: range, side: int) -> Tensor:  # type: ignore[type-arg]
+        """Cuts (part, S, S, 3) windows out of source[index], mirrors some, and returns them as (part, 3, S, S)."""
+        chosen = np.empty((len(part), side, side, 3), source.dtype)
+        for row, place in enumerate(part):
+            top, left = self.corner[place]
+            window = source[index[place], top : top + side, left : left + side]
+            chosen[row] = window[:, ::-1] if self.mirrored[place] else window
+        return torch.from_numpy(np.ascontiguousarray(chosen.transpose(0, 3, 1, 2)))
+
+
+def make_batch(photos: PhotoSet, config: TrainingConfig, step: int, *, process: int = 0, processes: int = 1) -> Batch:
+    """Draws step `step`'s photos, crops, flips and budgets, and returns one process's share of them.
+
+    A crop and a flip act on a photo and its perturbation together. Photos are drawn with replacement: a set smaller
+    than a batch is fine, and none is left out for standing at its end.
+    """
     random = np.random.Generator(np.random.Philox(key=np.array([config.seed, step], dtype=np.uint64)))
-    index = random.integers(0, len(photos.pixels), config.batch)
-    flips = random.random(config.batch) < 0.5
+    side = SIZES[config.size].working_resolution
+    margin = photos.side - side
+    drawn = _Draws.draw(random, config.batch, len(photos.pixels), margin)
     budgets = random.integers(config.budget_min, config.budget_max + 1, config.batch)
     pairs = config.pair_batch if len(photos.teacher) and config.regression_weight else 0
-    pair = random.integers(0, max(1, len(photos.teacher)), pairs)
-    pair_flips = random.random(pairs) < 0.5
-    size = photos.pixels.shape[1]
-    teacher = photos.teacher[pair] if pairs else np.zeros((0, size, size, 3), np.int8)
-    pair_pixels = photos.pixels[photos.teacher_index[pair]] if pairs else np.zeros((0, size, size, 3), np.uint8)
+    pair = _Draws.draw(random, pairs, len(photos.teacher), margin)
+    part = part_of(config.batch if config.adv_sds_weight else 0, process, processes)
+    pair_part = part_of(pairs, process, processes)
+    pair_photo = photos.teacher_index[pair.index] if pairs else pair.index
     return Batch(
-        image=pixels_to_signed(_flip(photos.pixels[index], flips)),
-        budget_levels=torch.from_numpy(budgets).float(),
-        pair_image=pixels_to_signed(_flip(pair_pixels, pair_flips)),
-        pair_budget_levels=torch.full((pairs,), float(photos.teacher_budget)),
-        pair_perturbation=levels_to_signed(_channels_first(_flip(teacher, pair_flips)).float()),
+        positions=part,
+        image=_signed(drawn.windows(photos.pixels, drawn.index, part, side)),
+        budget_levels=torch.from_numpy(budgets[part.start : part.stop]).float(),
+        pair_image=_signed(pair.windows(photos.pixels, pair_photo, pair_part, side)),
+        pair_budget_levels=torch.full((len(pair_part),), float(photos.teacher_budget)),
+        pair_perturbation=levels_to_signed(pair.windows(photos.teacher, pair.index, pair_part, side).float()),
     )
 
 
-def step_generator(seed: int, step: int, stream: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """Returns the generator of one step's noise; `stream` keeps several uses of one step apart."""
-    state = np.random.SeedSequence([seed, step, stream]).generate_state(1, np.uint64)[0]
-    return torch.Generator(device=device).manual_seed(int(state >> np.uint64(1)))
+def part_of(count: int, part: int, parts: int) -> range:
+    """Returns which of `count` things belong to one of `parts` parts, of equal size but for one."""
+    return range(part * count // parts, (part + 1) * count // parts)
 
 
 def pixels_to_signed(pixels: NDArray[np.uint8]) -> Tensor:
     """Converts (B, S, S, 3) uint8 to (B, 3, S, S) float32 in [-1, 1]."""
-    return _channels_first(pixels).float() / 127.5 - 1.0
+    return _signed(torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))))
 
 
-def _channels_first(pixels: NDArray[np.uint8] | NDArray[np.int8]) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
-
-
-def _flip(pixels: NDArray, flips: NDArray[np.bool_]) -> NDArray:  # type: ignore[type-arg]
-    chosen = np.array(pixels)  # a copy: the set may be a read-only memory map
-    chosen[flips] = chosen[flips][:, :, ::-1]
-    return chosen
+def _signed(levels: Tensor) -> Tensor:
+    return levels.float() / 127.5 - 1.0

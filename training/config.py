@@ -9,9 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from models.budget import check_budget
+from models.defender import SIZES
+
+Posterior = Literal["sample", "mean"]
+Precision = Literal["auto", "float32", "bfloat16"]
+POSTERIORS, PRECISIONS = get_args(Posterior), get_args(Precision)
 
 
 @dataclass(frozen=True)
@@ -25,16 +30,23 @@ class TrainingConfig:
         budget_max: largest budget sampled; equal to `budget_min` for a defender of one fixed budget.
         budget_default: the budget used when a user names none.
         steps: optimiser steps.
-        batch: photos a step for Adv-SDS.
-        pair_batch: photos with a teacher perturbation a step, for the regression.
+        batch: photos a step for Adv-SDS, over all processes.
+        pair_batch: photos with a teacher perturbation a step, for the regression, over all processes.
+        micro_batch: photos and pairs that a process holds at once; it adds gradients up. None is all of them.
         adv_sds_weight: factor of the Adv-SDS loss; 0 leaves the term out.
         regression_weight: lambda of eq. 10; 0 leaves the term out.
+        posterior: whether z is a sample of the autoencoder's posterior or its mean.
+        transformed_share: share of the photos that are shrunk and JPEG-coded, differentiably, before the encoder.
+        resize_min: smallest factor of that shrinking; the factor is uniform up to 1.
+        jpeg_quality_min: lowest quality of that coding.
+        jpeg_quality_max: highest quality of that coding.
         learning_rate: of AdamW after warm-up; it falls linearly to zero at the last step.
         weight_decay: of AdamW.
         warm_up_steps: steps over which the learning rate rises linearly.
         gradient_clip: largest norm of the gradient.
         ema_decay: of the moving average of the weights, which is what is saved.
         precision: "auto" is bfloat16 autocast where the hardware multiplies bfloat16, else float32.
+        vae_checkpointing: computes the encoder's activations twice instead of keeping them.
         checkpoint_every: steps between checkpoints.
         seed: of the initialisation and of every draw.
     """
@@ -47,14 +59,21 @@ class TrainingConfig:
     steps: int
     batch: int
     pair_batch: int
+    micro_batch: int | None = None
     adv_sds_weight: float = 1.0
     regression_weight: float = 1.0
+    posterior: Posterior = "sample"
+    transformed_share: float = 0.0
+    resize_min: float = 0.5
+    jpeg_quality_min: int = 60
+    jpeg_quality_max: int = 95
     learning_rate: float = 3e-4
     weight_decay: float = 1e-2
     warm_up_steps: int = 500
     gradient_clip: float = 1.0
     ema_decay: float = 0.999
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Precision = "auto"
+    vae_checkpointing: bool = False
     checkpoint_every: int = 500
     seed: int = 0
 
@@ -63,8 +82,20 @@ class TrainingConfig:
             raise ValueError("budgets must satisfy budget_min <= budget_default <= budget_max")
         if self.adv_sds_weight == 0 and self.regression_weight == 0:
             raise ValueError("adv_sds_weight and regression_weight are both 0: there is nothing to train on")
-        if self.steps < 1 or self.batch < 1 or self.pair_batch < 1:
-            raise ValueError("steps, batch and pair_batch must be at least 1")
+        counts = ("steps", "batch", "pair_batch", "checkpoint_every")
+        if min(getattr(self, name) for name in counts) < 1 or (self.micro_batch is not None and self.micro_batch < 1):
+            raise ValueError(f"{', '.join(counts)} and micro_batch must be at least 1")
+        if self.seed < 0 or self.learning_rate <= 0 or not 0 <= self.ema_decay < 1:
+            raise ValueError("seed must be at least 0, learning_rate above 0, and ema_decay from 0 to below 1")
+        if self.size not in SIZES:
+            raise ValueError(f"size {self.size!r} is unknown: choose one of {', '.join(sorted(SIZES))}")
+        for name, allowed in (("posterior", POSTERIORS), ("precision", PRECISIONS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} {getattr(self, name)!r} is unknown: choose one of {', '.join(allowed)}")
+        if not (0 <= self.transformed_share <= 1 and 0 < self.resize_min <= 1):
+            raise ValueError("transformed_share must lie in 0..1 and resize_min in (0, 1]")
+        if not 1 <= self.jpeg_quality_min <= self.jpeg_quality_max <= 100:
+            raise ValueError("JPEG qualities must satisfy 1 <= jpeg_quality_min <= jpeg_quality_max <= 100")
 
     def to_json(self) -> dict[str, Any]:
         """Returns every field, as recorded beside the weights."""

@@ -1,10 +1,12 @@
-"""The photos of a training run, at the defender's working resolution, and the perturbations teachers made for some.
+"""The photos of a training run, at the defender's working resolution or larger, and the perturbations of some.
 
-N photos, M of them with a teacher perturbation, S working resolution.
+N photos, M of them with a teacher perturbation, R side, at least the working resolution.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +18,9 @@ class PhotoSet:
     """Square uint8 photos, and teacher perturbations of a share of them.
 
     Attributes:
-        pixels: (N, S, S, 3) uint8, upright; may be a memory map.
+        pixels: (N, R, R, 3) uint8, upright; may be a memory map. Batches are random crops of it.
         teacher_index: (M,) int64, which photos have a teacher perturbation.
-        teacher: (M, S, S, 3) int8, those perturbations in 8-bit levels.
+        teacher: (M, R, R, 3) int8, those perturbations in 8-bit levels.
         teacher_budget: the budget they were made with, in 8-bit levels; 0 if M is 0.
     """
 
@@ -30,5 +32,26 @@ class PhotoSet:
     def __post_init__(self) -> None:
         if len(self.pixels) == 0:
             raise ValueError("there is no photo to train on: protect or catalogue a drop first")
+        if self.teacher.shape != (len(self.teacher_index), *self.pixels.shape[1:]):
+            raise ValueError(
+                f"teacher perturbations {self.teacher.shape} do not belong to {len(self.teacher_index)} photos of "
+                f"{self.pixels.shape[1:]}: precompute them for these photos"
+            )
         if len(self.teacher) and int(np.abs(self.teacher.astype(np.int16)).max()) > self.teacher_budget:
             raise ValueError("a teacher perturbation exceeds the budget it claims")
+
+    @property
+    def side(self) -> int:
+        """R, in pixels."""
+        return int(self.pixels.shape[1])
+
+
+def seeded_share(squares: Sequence[NDArray[np.uint8]], share: float, seed: int) -> list[int]:
+    """Returns which photos belong to the seeded share; it depends on each photo's pixels alone, so it grows stably."""
+    bound = int(share * 2**32)
+    salt = seed.to_bytes(8, "little", signed=True)
+    return [
+        i
+        for i, square in enumerate(squares)
+        if int.from_bytes(hashlib.sha256(salt + square.tobytes()).digest()[:4], "big") < bound
+    ]

@@ -1,15 +1,14 @@
 """Trains a defender: Adv-SDS through frozen models, plus regression to teacher perturbations.
 
-A run's folder holds `log.jsonl` (one line a logged step) and `state.pt` (everything needed to go on). Each checkpoint
-appears whole, so a killed run resumes from the last one.
+A run's folder holds `log.jsonl`, `tensorboard/` and `state.pt` (everything needed to go on, `training_state`). Batches
+and noise depend on the seed and the step alone, and the learning rate on the step, so a run that was killed ends as if
+it had not been: on the CPU with equal bits, for the same number of threads.
 """
 
 from __future__ import annotations
 
-import copy
-import json
+import contextlib
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,68 +16,48 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from accelerate import Accelerator
 
-from models.budget import levels_to_signed
 from models.defender import SIZES, Defender
-from models.frozen_diffusion import FrozenDiffusion
-from training.adv_sds import ensemble_adv_sds_loss
-from training.batches import Batch, make_batch, step_generator
+from models.frozen_diffusion import FrozenDiffusion, checkpoint_autoencoders, share_autoencoders
+from training.batches import Batch, make_batch
 from training.config import TrainingConfig
+from training.devices import autocast_type, training_accelerator
+from training.losses import training_losses
 from training.photo_set import PhotoSet
-from training.regression import regression_loss
+from training.run_log import RunLog
+from training.training_state import TrainingState, fresh_state, resume, save_state
 
-LOG_EVERY = 10
+LOG_EVERY = 10  # steps
+EXPLODED = 100.0  # times the usual loss; Adv-SDS at one photo a step varies by a factor of ten
+USUAL_AFTER = 20  # steps
+USUAL_DECAY = 0.98
+
+OnStep = Callable[[dict[str, Any]], None]
 
 
 class TrainingDiverged(RuntimeError):
-    """The loss or its gradient is not a finite number; the last checkpoint is good."""
+    """The loss, its gradient or a weight is no finite number, or the loss exploded; the last checkpoint is good."""
 
 
 @dataclass(frozen=True)
-class Losses:
-    """One step's losses; a term that is left out is zero."""
-
-    total: Tensor
-    adv_sds: Tensor
-    regression: Tensor
-
-
-@dataclass(frozen=True)
-class TrainingState:
-    """A run between two steps.
+class StepResult:
+    """What one optimiser step saw, over all processes.
 
     Attributes:
-        defender: the weights being optimised.
-        average: their exponential moving average, which is what a run returns.
-        optimiser: AdamW.
-        step: number of finished steps.
+        adv_sds: weighted Adv-SDS loss, a mean over the step's photos.
+        regression: weighted regression loss, a mean over the step's pairs.
+        gradient_norm: before clipping.
     """
 
-    defender: Defender
-    average: Defender
-    optimiser: torch.optim.Optimizer
-    step: int
+    adv_sds: float
+    regression: float
+    gradient_norm: float
 
-
-def training_losses(
-    defender: Defender,
-    models: Sequence[FrozenDiffusion],
-    batch: Batch,
-    config: TrainingConfig,
-    generator: torch.Generator,
-) -> Losses:
-    """Returns L_AdvSDS and lambda L_reg of one batch (paper, eq. 9 and 10)."""
-    zero = batch.image.new_zeros(())
-    adv_sds = regression = zero
-    if config.adv_sds_weight:
-        perturbation = levels_to_signed(defender(batch.image, batch.budget_levels))  # (B, 3, S, S)
-        protected = (batch.image + perturbation).clamp(-1, 1)  # (B, 3, S, S)
-        adv_sds = config.adv_sds_weight * ensemble_adv_sds_loss(models, protected, generator)
-    if config.regression_weight and len(batch.pair_image):
-        perturbation = levels_to_signed(defender(batch.pair_image, batch.pair_budget_levels))  # (P, 3, S, S)
-        regression = config.regression_weight * regression_loss(perturbation, batch.pair_perturbation)
-    return Losses(total=adv_sds + regression, adv_sds=adv_sds, regression=regression)
+    @property
+    def loss(self) -> float:
+        """The sum that was descended."""
+        return self.adv_sds + self.regression
 
 
 def train_defender(
@@ -88,153 +67,176 @@ def train_defender(
     folder: Path,
     *,
     initial: Defender | None = None,
-    device: str = "cpu",
-    on_step: Callable[[dict[str, Any]], None] | None = None,
+    accelerator: Accelerator | None = None,
+    on_step: OnStep | None = None,
+    on_checkpoint: Callable[[int], None] | None = None,
 ) -> Defender:
-    """Trains, or goes on from the folder's last checkpoint, and returns the averaged defender.
+    """Trains, or goes on from the folder's checkpoint, and returns the averaged defender.
 
     Args:
         config: the run.
-        photos: at the working resolution of `config.size`.
-        models: at least one frozen model unless the Adv-SDS term is left out.
-        folder: where the log and the checkpoint lie.
+        photos: squares of at least the working resolution of `config.size`.
+        models: at least one frozen model unless the Adv-SDS term is left out; on the accelerator's device.
+        folder: where the log and the checkpoint lie; every process has to see it.
         initial: weights to start from instead of a fresh network.
-        device: "cpu" or a CUDA device.
-        on_step: called with each logged record.
+        accelerator: of this process; by default that of the models' device.
+        on_step: called with each step's record, in the main process.
+        on_checkpoint: called with the number of finished steps after each checkpoint, in the main process.
 
     Raises:
-        ValueError: if photos or models do not fit the configuration.
-        TrainingDiverged: if the loss stops being finite.
+        ValueError: if photos, models or the folder's checkpoint do not fit the configuration.
+        TrainingDiverged: if the loss explodes or stops being finite.
     """
-    _check_inputs(config, photos, models)
+    accelerator = accelerator or training_accelerator(models[0].device.type if models else "auto")
+    _check_inputs(config, photos, models, accelerator.num_processes)
+    models = share_autoencoders(models)
+    checkpoint_autoencoders(models, config.vae_checkpointing)
     folder.mkdir(parents=True, exist_ok=True)
-    target = torch.device(device)
-    state = _resume(folder, _fresh_state(config, initial, target))
-    began = time.monotonic()
-    with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
-        for step in range(state.step, config.steps):
-            _set_learning_rate(state.optimiser, config, step)
-            losses = _optimise(state, models, make_batch(photos, config, step).to(target), config, step)
-            if step % LOG_EVERY == 0 or step + 1 == config.steps:
-                record = _record(step, losses, config, time.monotonic() - began)
-                log.write(json.dumps(record) + "\n")
-                log.flush()
+    run = run_identity(config, photos, models)
+    state = resume(folder, fresh_state(config, initial, accelerator.device), run)
+    network, optimiser = accelerator.prepare(state.defender, state.optimiser)
+    with RunLog(folder, state.step) if accelerator.is_main_process else contextlib.nullcontext() as log:
+        began = time.monotonic() - (log.earlier_seconds if log else 0.0)
+        while state.step < config.steps:
+            step = state.step
+            result = _optimise(accelerator, network, optimiser, state, models, photos, config)
+            if log:
+                record = _record(step, result, config, time.monotonic() - began)
+                if step % LOG_EVERY == 0 or state.step == config.steps:
+                    log.write(record)
                 if on_step:
                     on_step(record)
-            state = TrainingState(state.defender, state.average, state.optimiser, step + 1)
             if state.step % config.checkpoint_every == 0 or state.step == config.steps:
-                _save_state(folder, state)
+                if not state.is_finite():
+                    raise TrainingDiverged(_sentence("a weight stopped being a finite number", step, config))
+                if accelerator.is_main_process:
+                    save_state(folder, state, run)
+                    if on_checkpoint:
+                        on_checkpoint(state.step)
+                accelerator.wait_for_everyone()
     return state.average.eval()
 
 
+def run_identity(config: TrainingConfig, photos: PhotoSet, models: Sequence[FrozenDiffusion]) -> dict[str, Any]:
+    """Returns what a checkpoint's run is recognised by."""
+    return {
+        **config.to_json(),
+        "photos": len(photos.pixels),
+        "pairs": len(photos.teacher),
+        "models": [
+            f"{model.schedule.prediction_type} at {model.native_resolution} px, autoencoder {model.vae_digest[:12]}"
+            for model in models
+        ],
+    }
+
+
 def learning_rate_factor(config: TrainingConfig, step: int) -> float:
-    """Linear warm-up from zero, then linear decay to zero at the last step."""
+    """Linear warm-up from zero, then linear decay that reaches zero when the run ends.
+
+    A function of the optimiser step alone: neither resuming nor more processes can shift it.
+    """
     warm_up = min(1.0, (step + 1) / max(1, config.warm_up_steps))
     decay = (config.steps - step) / max(1, config.steps - config.warm_up_steps)
     return min(warm_up, decay, 1.0)
 
 
-def autocast_type(config: TrainingConfig, device: torch.device) -> torch.dtype | None:
-    """Returns the autocast type, or None for plain float32."""
-    if config.precision == "float32":
-        return None
-    if config.precision == "bfloat16" or device.type == "cuda":
-        return torch.bfloat16
-    # A CPU without bfloat16 instructions emulates them, forty times slower than float32.
-    has_bfloat16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if has_bfloat16 else None
-
-
 def _optimise(
-    state: TrainingState, models: Sequence[FrozenDiffusion], batch: Batch, config: TrainingConfig, step: int
-) -> Losses:
-    device = batch.image.device
-    kind = autocast_type(config, device)
-    with torch.autocast(device.type, dtype=kind or torch.bfloat16, enabled=kind is not None):
-        losses = training_losses(state.defender, models, batch, config, step_generator(config.seed, step, 0))
-    state.optimiser.zero_grad(set_to_none=True)
-    losses.total.backward()  # type: ignore[no-untyped-call]
-    norm = torch.nn.utils.clip_grad_norm_(state.defender.parameters(), config.gradient_clip)
-    if not (math.isfinite(losses.total.item()) and math.isfinite(norm.item())):
-        raise TrainingDiverged(
-            f"the loss stopped being a finite number at step {step}: lower learning_rate (now {config.learning_rate}) "
-            "or use precision float32; the last checkpoint is good and a new run resumes from it"
-        )
-    state.optimiser.step()
-    _update_average(state.average, state.defender, min(config.ema_decay, (1 + step) / (10 + step)))
-    return losses
-
-
-@torch.no_grad()
-def _update_average(average: Defender, defender: Defender, decay: float) -> None:
-    for mean, value in zip(average.parameters(), defender.parameters(), strict=True):
-        mean.lerp_(value, 1 - decay)
-
-
-def _set_learning_rate(optimiser: torch.optim.Optimizer, config: TrainingConfig, step: int) -> None:
+    accelerator: Accelerator,
+    network: Any,
+    optimiser: Any,
+    state: TrainingState,
+    models: Sequence[FrozenDiffusion],
+    photos: PhotoSet,
+    config: TrainingConfig,
+) -> StepResult:
+    """Does one optimiser step: gradients of micro-batches add up, those of processes are averaged."""
+    step = state.step
+    batch = make_batch(photos, config, step, process=accelerator.process_index, processes=accelerator.num_processes).to(
+        accelerator.device
+    )
     for group in optimiser.param_groups:
         group["lr"] = config.learning_rate * learning_rate_factor(config, step)
+    optimiser.zero_grad(set_to_none=True)
+    seen = _accumulate_gradients(accelerator, network, models, batch, config, step)  # (2,)
+    adv_sds, regression = (accelerator.reduce(seen, "mean") if accelerator.num_processes > 1 else seen).tolist()
+    norm = float(accelerator.clip_grad_norm_(network.parameters(), config.gradient_clip))
+    result = StepResult(adv_sds, regression, norm)
+    _check_loss(result, state, config)
+    optimiser.step()
+    state.update_average(config.ema_decay)
+    decay = min(USUAL_DECAY, step / (step + 1))
+    state.usual_loss = decay * state.usual_loss + (1 - decay) * abs(result.loss)
+    state.step += 1
+    return result
 
 
-def _fresh_state(config: TrainingConfig, initial: Defender | None, device: torch.device) -> TrainingState:
-    torch.manual_seed(config.seed)
-    defender = Defender(SIZES[config.size]).to(device)
-    if initial is not None:
-        defender.load_state_dict(initial.state_dict())
-    average = copy.deepcopy(defender).requires_grad_(False)
-    optimiser = torch.optim.AdamW(
-        defender.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.999)
+def _accumulate_gradients(
+    accelerator: Accelerator,
+    network: Any,
+    models: Sequence[FrozenDiffusion],
+    batch: Batch,
+    config: TrainingConfig,
+    step: int,
+) -> torch.Tensor:
+    """Backpropagates each micro-batch with its share of the whole step's means; returns the (2,) weighted losses.
+
+    Processes average their gradients, so that each weighs its own by their number.
+    """
+    kind = autocast_type(config, accelerator.device)
+    parts = batch.split(config.micro_batch or max(config.batch, config.pair_batch))
+    pairs = config.pair_batch if config.regression_weight else 0
+    seen = torch.zeros(2, device=accelerator.device)
+    for part in parts:
+        photo_share = accelerator.num_processes * len(part.image) / config.batch
+        pair_share = accelerator.num_processes * len(part.pair_image) / max(1, pairs)
+        last = part is parts[-1]
+        with contextlib.nullcontext() if last else accelerator.no_sync(network):
+            with torch.autocast(accelerator.device.type, dtype=kind or torch.bfloat16, enabled=kind is not None):
+                losses = training_losses(network, models, part, config, step)
+            weighted = torch.stack([photo_share * losses.adv_sds, pair_share * losses.regression])
+            accelerator.backward(weighted.sum())
+        seen += weighted.detach()
+    return seen
+
+
+def _check_loss(result: StepResult, state: TrainingState, config: TrainingConfig) -> None:
+    if not (math.isfinite(result.loss) and math.isfinite(result.gradient_norm)):
+        raise TrainingDiverged(_sentence("the loss stopped being a finite number", state.step, config))
+    if state.step >= USUAL_AFTER and abs(result.loss) > EXPLODED * state.usual_loss > 0:
+        what = f"the loss exploded to {result.loss:.3g} where {state.usual_loss:.3g} is usual"
+        raise TrainingDiverged(_sentence(what, state.step, config))
+
+
+def _sentence(what: str, step: int, config: TrainingConfig) -> str:
+    good = step - step % config.checkpoint_every
+    kept = f"the checkpoint after step {good} is good and was kept" if good else "there was no checkpoint yet"
+    return (
+        f"{what} at step {step}; {kept}: train again with a learning_rate below {config.learning_rate}, or with "
+        "precision float32"
     )
-    return TrainingState(defender.train(), average, optimiser, 0)
 
 
-def _save_state(folder: Path, state: TrainingState) -> None:
-    """Writes the checkpoint beside the old one and renames it over, so that either is whole."""
-    temporary = folder / "state.pt.writing"
-    with temporary.open("wb") as file:
-        torch.save(
-            {
-                "defender": state.defender.state_dict(),
-                "average": state.average.state_dict(),
-                "optimiser": state.optimiser.state_dict(),
-                "step": state.step,
-            },
-            file,
-        )
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(folder / "state.pt")
-
-
-def _resume(folder: Path, fresh: TrainingState) -> TrainingState:
-    """Returns the state of the last whole checkpoint in the folder, or the fresh one if there is none."""
-    file = folder / "state.pt"
-    if not file.is_file():
-        return fresh
-    saved = torch.load(file, map_location=fresh.defender.positions.device, weights_only=True)
-    fresh.defender.load_state_dict(saved["defender"])
-    fresh.average.load_state_dict(saved["average"])
-    fresh.optimiser.load_state_dict(saved["optimiser"])
-    return TrainingState(fresh.defender, fresh.average, fresh.optimiser, int(saved["step"]))
-
-
-def _record(step: int, losses: Losses, config: TrainingConfig, seconds: float) -> dict[str, Any]:
+def _record(step: int, result: StepResult, config: TrainingConfig, seconds: float) -> dict[str, Any]:
     return {
         "step": step,
         "steps": config.steps,
-        "loss": losses.total.item(),
-        "adv_sds": losses.adv_sds.item(),
-        "regression": losses.regression.item(),
+        "loss": result.loss,
+        "adv_sds": result.adv_sds,
+        "regression": result.regression,
+        "gradient_norm": result.gradient_norm,
         "learning_rate": config.learning_rate * learning_rate_factor(config, step),
         "seconds": round(seconds, 1),
     }
 
 
-def _check_inputs(config: TrainingConfig, photos: PhotoSet, models: Sequence[FrozenDiffusion]) -> None:
-    size = SIZES[config.size].working_resolution
-    if photos.pixels.shape[1:] != (size, size, 3):
-        raise ValueError(f"photos are {photos.pixels.shape[1:]} where {config.size} needs {(size, size, 3)}")
+def _check_inputs(config: TrainingConfig, photos: PhotoSet, models: Sequence[FrozenDiffusion], processes: int) -> None:
+    side = SIZES[config.size].working_resolution
+    if photos.side < side:
+        raise ValueError(f"photos are {photos.side} px where {config.size} needs at least {side}: read them larger")
     if config.adv_sds_weight and not models:
         raise ValueError("Adv-SDS needs at least one frozen diffusion model: list one in `models`")
     if not config.adv_sds_weight and not len(photos.teacher):
         raise ValueError("a regression needs teacher perturbations: materialise teacher_perturbations first")
+    smallest = config.batch if config.adv_sds_weight else config.pair_batch
+    if smallest < processes:
+        raise ValueError(f"a batch of {smallest} leaves some of {processes} processes idle: raise it or use fewer")
