@@ -220,6 +220,8 @@ def _run_planned(
     commit = table.commit_drop(
         request.drop, [files[shard.work_key] for shard in shards], _table_schema(request, catalog), _metadata(request)
     )
+    if state.work:
+        Storage(request.target).remove_abandoned()
     if folder is not None and commit.removed:
         _remove_unpublished(table, request.drop, folder, state.published)
     return DropSummary(

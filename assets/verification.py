@@ -25,7 +25,8 @@ from models.protector import colour_planes
 from resources.catalogs import open_parquet
 from resources.commits import ProtectedTable, ShardFile
 from resources.schemas import PHOTO_SUFFIXES, Status
-from resources.storage import WRITING, Storage
+from resources.storage import Storage
+from resources.unfinished_files import WRITING
 
 LOSSLESS = ("PNG", "TIFF", "WEBP")
 ROWS = 64
@@ -285,7 +286,7 @@ def _find_strangers(target: Storage, kind: str, published: set[str], result: Ver
     for entry in target.list_files():
         name = PurePosixPath(entry.path)
         if entry.path.endswith(WRITING):
-            result.add("half_written", "", entry.path, "a write was interrupted; run again, then delete this file")
+            result.add("half_written", "", entry.path, "a write goes on, or was cut off and is removed by the next run")
         elif kind == "files" and name.parts[0] != "_rid" and entry.path not in published:
             what = "an image that was not protected here" if name.suffix.lower() in PHOTO_SUFFIXES else "a file"
             result.add("extra", "", entry.path, f"{what}: no receipt names it")

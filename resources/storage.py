@@ -11,7 +11,6 @@ import errno
 import fcntl
 import os
 import random
-import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -21,8 +20,8 @@ from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from resources.s3_objects import S3Objects, s3_identity
+from resources.unfinished_files import WRITING, UnfinishedFile, remove_if_abandoned
 
-WRITING = ".rid-writing"  # suffix of a local file that is not whole yet
 SWAP_DELAY = 0.1  # seconds
 SWAPS = 20  # tries of a read-change-write that others keep overtaking
 
@@ -228,6 +227,13 @@ class Storage:
             else:
                 self._local(path).unlink()
 
+    def remove_abandoned(self) -> list[str]:
+        """Deletes what killed writers left half written, and returns those paths; a bucket never holds any."""
+        if self.is_s3:
+            return []
+        unfinished = [entry.path for entry in self.list_files() if entry.path.endswith(WRITING)]
+        return [path for path in unfinished if remove_if_abandoned(Path(self.uri(path)))]
+
     def is_folder(self) -> bool:
         """Whether the URL is a folder, or a prefix with at least one object."""
         if self.is_s3:
@@ -261,12 +267,12 @@ class Storage:
             raise PermissionError(errno.EACCES, "not a regular file", path)  # reading a pipe would never end
         return file
 
-    def _replacing(self, path: str) -> _Replacing:
+    def _replacing(self, path: str) -> UnfinishedFile:
         target = self._local(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         if not Path(os.path.realpath(target.parent)).is_relative_to(os.path.realpath(self.url)):
             raise PermissionError(errno.EACCES, "nothing is written through a link that leads out of the folder", path)
-        return _Replacing(target)
+        return UnfinishedFile(target)
 
     def _create_without_links(self, path: str, data: bytes) -> bool:
         """Conditional create on a file system without hard links; a reader may see the file grow."""
@@ -321,22 +327,6 @@ def _status(entry: os.DirEntry[str], *, follow: bool) -> os.stat_result | None:
             if not followed:
                 raise
     return None
-
-
-class _Replacing:
-    """A temporary file beside its target; removed if it was not renamed."""
-
-    def __init__(self, target: Path) -> None:
-        self._target = target
-
-    def __enter__(self) -> tuple[Path, BinaryIO]:
-        self._temporary = self._target.with_name(f".{secrets.token_hex(6)}{WRITING}")
-        self._file = self._temporary.open("wb")
-        return self._temporary, self._file
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self._temporary.unlink(missing_ok=True)
 
 
 def checked_path(path: str) -> str:

@@ -11,7 +11,8 @@ import pytest
 from s3_server import S3Server
 
 from resources.s3_objects import S3Objects
-from resources.storage import WRITING, Storage, StorageUrlError, checked_path, normalise_url
+from resources.storage import Storage, StorageUrlError, checked_path, normalise_url
+from resources.unfinished_files import WRITING, UnfinishedFile
 
 
 def test_files_are_written_listed_and_read(store: Storage) -> None:
@@ -77,6 +78,27 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         store.write_bytes("x", None)  # type: ignore[arg-type]
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(WRITING)]
+
+
+def test_what_a_killed_writer_left_is_removed_and_what_is_being_written_is_not(tmp_path: Path) -> None:
+    store = Storage(str(tmp_path))
+    code = (
+        "import os, sys; from pathlib import Path; from resources.unfinished_files import UnfinishedFile\n"
+        "with UnfinishedFile(Path(sys.argv[1])) as (_, file):\n"
+        "    file.write(b'half'); file.flush(); os.kill(os.getpid(), 9)\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "killed.jpg")], cwd=Path(__file__).parents[1], check=False
+    )
+    (left,) = [entry.path for entry in store.list_files()]
+    assert left.endswith(WRITING)
+    with UnfinishedFile(tmp_path / "alive.jpg") as (temporary, file):
+        file.write(b"whole")
+        file.close()
+        assert store.remove_abandoned() == [left]
+        temporary.replace(tmp_path / "alive.jpg")
+    assert store.read_bytes("alive.jpg") == b"whole"
+    assert [entry.path for entry in store.list_files()] == ["alive.jpg"]
 
 
 def test_a_link_out_of_the_folder_is_not_followed(tmp_path: Path) -> None:

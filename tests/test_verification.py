@@ -6,7 +6,8 @@ from small_catalogs import photo_bytes, request_for, run, write_parquet, write_p
 
 from assets.verification import NotATarget, verify_target
 from resources.commits import ProtectedTable
-from resources.storage import WRITING, Storage
+from resources.storage import Storage
+from resources.unfinished_files import WRITING
 
 
 @pytest.fixture
