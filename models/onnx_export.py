@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from models.defender import Defender, fold
+from models.defender import Defender
 
 OPSET = 20
 FLOAT_TOLERANCE = 1e-4  # of the budget
@@ -31,18 +31,14 @@ class ExportCheck:
     max_error: float
 
 
-def export_onnx(defender: Defender, path: Path) -> ExportCheck:
-    """Folds and exports the network in float32 to `path`.
-
-    Raises:
-        ValueError: if the file's output differs from the network's by more than FLOAT_TOLERANCE of the budget.
-    """
-    size = defender.size.working_resolution
+def export_onnx(folded: Defender, path: Path) -> None:
+    """Exports a network that `models.defender.fold` returned, in float32, to `path`."""
+    size = folded.size.working_resolution
     example = (torch.zeros(2, 3, size, size), torch.ones(2))
     batch = torch.export.Dim("batch", min=1, max=1024)
     with _without_exporter_chatter():
         torch.onnx.export(
-            fold(defender).cpu(),
+            folded.cpu(),
             example,
             str(path),
             input_names=["image", "budget_levels"],
@@ -53,6 +49,14 @@ def export_onnx(defender: Defender, path: Path) -> ExportCheck:
             external_data=False,
             verbose=False,
         )
+
+
+def check_onnx(defender: Defender, path: Path) -> ExportCheck:
+    """Compares an exported file with the network before folding.
+
+    Raises:
+        ValueError: if the file's output differs from the network's by more than FLOAT_TOLERANCE of the budget.
+    """
     check = compare(defender, path)
     if not check.max_error <= FLOAT_TOLERANCE:
         raise ValueError(
@@ -107,7 +111,7 @@ def compare(defender: Defender, path: Path, *, photos: int = 4, seed: int = 0) -
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(photos, 3, 8, 8, generator=generator) * 2 - 1
     images = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic").clamp(-1, 1)
-    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     budget = torch.full((1,), float(defender.budget.default if defender.budget else 1))
     errors = []
     for index in range(photos):

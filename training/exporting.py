@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 
 from models.checkpoint import file_sha256, load_defender
-from models.onnx_export import ExportCheck, export_onnx
+from models.defender import fold
+from models.onnx_export import ExportCheck, check_onnx, export_onnx
 
 ONNX_NAME = "model.onnx"
 
@@ -16,8 +18,11 @@ def add_onnx(folder: Path) -> ExportCheck:
 
     The digest of the defender does not change: it names the weights.
     """
+    # The weights are read twice: the exporter holds several copies of them, and at full size each is a gigabyte.
+    export_onnx(fold(load_defender(folder)[0]), folder / ONNX_NAME)
+    gc.collect()  # it leaves them in reference cycles
     defender, config = load_defender(folder)
-    check = export_onnx(defender, folder / ONNX_NAME)
+    check = check_onnx(defender, folder / ONNX_NAME)
     config["files"][ONNX_NAME] = file_sha256(folder / ONNX_NAME)
     config["onnx"] = {"mean_error_of_budget": check.mean_error, "max_error_of_budget": check.max_error}
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
