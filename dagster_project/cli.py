@@ -144,6 +144,33 @@ def defenders_promote(digest: Annotated[str, typer.Argument(help="Digest, alias 
     return promote(digest)
 
 
+@defenders_app.command("import")
+def defenders_import(
+    file: Annotated[Path, typer.Argument(help="A checkpoint of the RID authors, such as ASDS-eps-12_255.bin.")],
+    name: Annotated[str | None, typer.Option(help="Short name; by default that of the file.")] = None,
+    budget: Annotated[
+        int | None, typer.Option(help="8-bit levels it was trained at, where the file's name does not say.")
+    ] = None,
+    heads: Annotated[int | None, typer.Option(min=1, help="Attention heads; 8 in every published checkpoint.")] = None,
+    as_json: Json = False,
+) -> int:
+    """Reads a published checkpoint, registers it and prints its digest; nothing in the file is executed."""
+    from dagster_project.commands.defenders import import_published
+
+    return import_published(file, name=name, budget=budget, heads=heads, as_json=as_json)
+
+
+@defenders_app.command("export")
+def defenders_export(
+    name: Annotated[str, typer.Argument(help="Digest, alias or path of a defender.")],
+    target: Annotated[str | None, typer.Argument(help="Folder or s3 prefix; by default ./defender-DIGEST.")] = None,
+) -> int:
+    """Writes a defender as a folder that can be copied elsewhere."""
+    from dagster_project.commands.defenders import export
+
+    return export(name, target)
+
+
 @drops_app.command("list")
 def drops_list() -> int:
     """Lists the drops."""

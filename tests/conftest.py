@@ -1,4 +1,5 @@
 import os
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,3 +83,25 @@ def pipelines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     from quick_pipelines import quick_pipelines
 
     return quick_pipelines(tmp_path_factory.mktemp("pipelines"))
+
+
+@pytest.fixture
+def rid(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
+    """Runs `rid` here and returns exit code, stdout and stderr; a tiny defender lies in the folder `defender`."""
+    from tiny_defender import write_tiny_defender
+
+    from dagster_project import cli
+
+    digest = write_tiny_defender(tmp_path / "defender")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["rid", *arguments])
+        with pytest.raises(SystemExit) as leaving:
+            cli.main()
+        printed = capsys.readouterr()
+        return int(leaving.value.code or 0), printed.out, printed.err
+
+    run.digest = digest
+    return run

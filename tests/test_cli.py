@@ -7,26 +7,6 @@ import pytest
 from small_catalogs import photo_bytes, write_parquet, write_photos
 from tiny_defender import write_tiny_defender
 
-from dagster_project import cli
-
-
-@pytest.fixture
-def rid(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):
-    """Runs `rid` in this process and returns its exit code, stdout and stderr."""
-    digest = write_tiny_defender(tmp_path / "defender")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["rid", *arguments])
-        with pytest.raises(SystemExit) as leaving:
-            cli.main()
-        printed = capsys.readouterr()
-        return int(leaving.value.code or 0), printed.out, printed.err
-
-    run.digest = digest
-    return run
-
 
 def protect(rid, *arguments: str):
     return rid("protect", *arguments, "--defender", "defender", "--workers", "0")
