@@ -7,7 +7,7 @@ and three files that are not what their names say or not whole.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ def demo_files(folder: Path) -> Iterator[tuple[str, bytes]]:
         if not (folder / guise.name).exists():
             yield guise.name, encode(guise)
     whole = Guise("", "chelsea", (1200, 800), options={"quality": 90})
-    others = {
+    others: dict[str, Callable[[], bytes]] = {
         "events/interrupted-upload.jpg": lambda: encode(whole)[:40_000],
         "events/price-list.jpg": lambda: b"Prints 10x15: 0.49\nPrints 20x30: 4.90\n" * 20,
         "events/animated.gif": _animation,
