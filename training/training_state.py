@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from models.budget import BudgetRange
 from models.defender import SIZES, Defender
 from training.config import TrainingConfig
 
@@ -23,7 +24,7 @@ class TrainingState:
 
     Attributes:
         defender: the weights being optimised.
-        average: their exponential moving average, which is what a run returns.
+        average: their exponential moving average, which is what a run returns; it refuses other budgets than the run's.
         optimiser: AdamW.
         step: number of finished steps.
         usual_loss: running mean of the absolute loss, against which an explosion is told.
@@ -64,6 +65,7 @@ def fresh_state(config: TrainingConfig, initial: Defender | None, device: torch.
         defender.load_state_dict(initial.state_dict())
     defender = defender.to(device).train()
     average = copy.deepcopy(defender).eval().requires_grad_(False)
+    average.budget = BudgetRange(config.budget_min, config.budget_max, config.budget_default)
     optimiser = torch.optim.AdamW(defender.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     return TrainingState(defender, average, optimiser)
 
