@@ -9,13 +9,14 @@ import numpy as np
 from dagster import AssetExecutionContext, MaterializeResult, MetadataValue, asset
 
 from assets.drop_plan import state_url
-from assets.teacher_perturbations import teacher_folder, teacher_perturbations
+from assets.teacher_perturbations import teacher_cache, teacher_perturbations, teacher_selection
 from assets.training_config import DefenderRunConfig, frozen_models
 from assets.training_photos import training_squares
-from assets.training_tasks import TrainingTask, load_array, models_to_json, train
+from assets.training_tasks import TrainingTask, models_to_json, train
 from resources.dask_cluster import DaskCluster
 from resources.places import Places
 from resources.storage import Storage
+from training.teachers.units import photo_digest
 
 
 @asset(deps=[teacher_perturbations], group_name="training", kinds={"torch", "dask"}, description=__doc__)
@@ -74,18 +75,21 @@ def defender(
 
 def training_arrays(config: DefenderRunConfig, places: Places, *, with_teacher: bool) -> dict[str, np.ndarray]:
     """The photos of the drops and the perturbations of those that have one, as `PhotoSet` holds them."""
-    state, teacher = state_url(places.protected_table()), teacher_folder(config, places)
+    state, cache = state_url(places.protected_table()), teacher_cache(config, places)
     pixels = [square for drop in config.drops for square in training_squares(state, drop, config.working_resolution)]
-    place = {square.tobytes(): i for i, square in enumerate(pixels)}
+    place = {photo_digest(square): i for i, square in enumerate(pixels)}
     index, perturbations = [], []
     for drop in config.drops if with_teacher else []:
-        if not teacher.child("drops").exists(f"{drop}.json"):
-            raise ValueError(f"drop {drop!r} has no teacher perturbations of this teacher: materialise them first")
-        for name in json.loads(teacher.child("drops").read_bytes(f"{drop}.json")):
-            photos, made = load_array(teacher, f"{name}.photos.npy"), load_array(teacher, f"{name}.teacher.npy")
-            for photo, perturbation in zip(photos, made, strict=True):
-                if photo.tobytes() in place:
-                    index.append(place[photo.tobytes()])
+        made = cache.read_index(drop, teacher_selection(config))
+        if made is None:
+            raise ValueError(
+                f"drop {drop!r} has no perturbations of this teacher, share and seed: materialise "
+                "teacher_perturbations with the same configuration first"
+            )
+        for unit in made.units:
+            for digest, perturbation in zip(unit.photos, cache.read(unit), strict=True):
+                if digest in place:
+                    index.append(place[digest])
                     perturbations.append(perturbation)
     side = config.working_resolution
     return {

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from assets.drop_plan import read_catalog, read_current
+from assets.drop_plan import DropCatalog, read_catalog, read_current
 from assets.source_photos import read_photos
 from models.images import decode
 from models.photos import PhotoRefused
@@ -18,15 +19,45 @@ from models.protector import colour_planes
 from models.resampling import shrink, to_upright
 
 
+@dataclass(frozen=True)
+class TrainingPhoto:
+    """One photo to learn from.
+
+    Attributes:
+        square: (side, side, 3) uint8, upright.
+        key: its name in the catalog.
+        columns: its pass-through columns, one row; None for image files.
+    """
+
+    square: NDArray[np.uint8]
+    key: str
+    columns: pa.RecordBatch | None
+
+
+def current_catalog(state: str, drop: str) -> DropCatalog:
+    """Returns the drop's catalog.
+
+    Raises:
+        ValueError: if it has none.
+    """
+    catalog = read_current(state, drop)
+    if catalog is None:
+        raise ValueError(f"drop {drop!r} has no catalog: materialise photo_catalog first")
+    return catalog
+
+
 def training_squares(state: str, drop: str, side: int) -> Iterator[NDArray[np.uint8]]:
     """Yields the upright centre square, (side, side, 3) uint8, of every photo of a drop that can be decoded.
 
     Raises:
         ValueError: if the drop has no catalog.
     """
-    catalog = read_current(state, drop)
-    if catalog is None:
-        raise ValueError(f"drop {drop!r} has no catalog: materialise photo_catalog first")
+    for photo in training_photos(current_catalog(state, drop), side):
+        yield photo.square
+
+
+def training_photos(catalog: DropCatalog, side: int) -> Iterator[TrainingPhoto]:
+    """Yields every photo of a catalog that can be decoded; one is in memory at a time."""
     rows: pa.Table = read_catalog(catalog)
     policy = ProtectionPolicy()
     for photo in read_photos(rows.to_pylist()):
@@ -36,7 +67,8 @@ def training_squares(state: str, drop: str, side: int) -> Iterator[NDArray[np.ui
             decoded = decode(photo.data, policy)
         except PhotoRefused:
             continue  # it is quarantined where the drop is protected; here it is only not learned from
-        yield centre_square(to_upright(colour_planes(decoded.pixels), decoded.header.orientation), side)
+        upright = to_upright(colour_planes(decoded.pixels), decoded.header.orientation)
+        yield TrainingPhoto(centre_square(upright, side), photo.row["key"], photo.columns)
 
 
 def centre_square(upright: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:

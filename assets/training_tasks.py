@@ -1,4 +1,4 @@
-"""What workers run to train: a batch of teacher perturbations, and a defender. Strings and numbers in."""
+"""What workers run to train a defender. Strings and numbers in."""
 
 from __future__ import annotations
 
@@ -15,23 +15,6 @@ from numpy.typing import NDArray
 from resources.defender_registry import DefenderRegistry, fetch_defender
 from resources.diffusion_sources import DiffusionSource
 from resources.storage import Storage
-
-
-@dataclass(frozen=True)
-class TeacherTask:
-    """One batch of photos to perturb.
-
-    Attributes:
-        folder: where batches of photos and perturbations lie.
-        name: of the batch: `<name>.photos.npy` is read, `<name>.teacher.npy` written.
-        teacher_json: the teacher's configuration.
-        models_json: the frozen models.
-    """
-
-    folder: str
-    name: str
-    teacher_json: str
-    models_json: str
 
 
 @dataclass(frozen=True)
@@ -55,21 +38,6 @@ class TrainingTask:
     name: str
     drops: str
     initial_json: str = ""
-
-
-def precompute_batch(task: TeacherTask) -> str:
-    """Perturbs one batch and returns its name; a finished batch is not done again."""
-    from training.teachers.config import TeacherConfig
-    from training.teachers.methods import precompute_perturbations
-
-    storage = Storage(task.folder)
-    if not storage.exists(f"{task.name}.teacher.npy"):
-        config = TeacherConfig.from_json(json.loads(task.teacher_json))
-        pixels = load_array(storage, f"{task.name}.photos.npy")
-        models = load_models(task.models_json)
-        made = precompute_perturbations(pixels, models, config)
-        store_array(storage, f"{task.name}.teacher.npy", made)
-    return task.name
 
 
 def train(task: TrainingTask) -> str:
@@ -164,8 +132,8 @@ def sources(models_json: str) -> list[DiffusionSource]:
     return [DiffusionSource(**fields) for fields in json.loads(models_json)]
 
 
-def load_models(models_json: str) -> list[Any]:
-    """Loads and freezes the models of a task."""
+def load_models(models_json: str, *, prompt: str | None = None) -> list[Any]:
+    """Loads and freezes the models of a task, conditioned on `prompt`, or each on its own."""
     import torch
 
     from models.frozen_diffusion import load_frozen_diffusion
@@ -179,7 +147,7 @@ def load_models(models_json: str) -> list[Any]:
             dtype=getattr(torch, source.dtype),
             device=device,
             native_resolution=source.native_resolution,
-            prompt=source.prompt,
+            prompt=source.prompt if prompt is None else prompt,
         )
         for source in sources(models_json)
     ]

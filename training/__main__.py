@@ -10,7 +10,6 @@ ONNX file, which `rid protect --defender FOLDER/defender` takes. On several GPUs
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from models.budget import BudgetRange
@@ -27,59 +25,78 @@ from models.defender import SIZES
 from models.frozen_diffusion import FrozenDiffusion, load_frozen_diffusion
 from training.config import TrainingConfig
 from training.devices import training_accelerator
-from training.embedded.faces import load_faces
+from training.embedded.faces import load_column, load_faces
 from training.exporting import add_onnx
-from training.photo_set import PhotoSet, seeded_share
+from training.photo_set import PhotoSet
 from training.recipes import RECIPES, recipe
-from training.teachers.config import METHODS, TeacherConfig
-from training.teachers.methods import precompute_perturbations
+from training.teachers.config import PROMPT, TeacherConfig
+from training.teachers.folder import Part, choose_units, precompute_in_folder, read_perturbations
+from training.teachers.options import METHODS, SET_WISE
+from training.teachers.units import photo_digest
 from training.trainer import train_defender
 
-TEACHER_BATCH = 16
 
+def teacher_config(options: argparse.Namespace) -> TeacherConfig:
+    """Returns the teacher that the command line describes.
 
-def precompute_teacher(
-    pixels: NDArray[np.uint8],
-    models: list[FrozenDiffusion],
-    config: TeacherConfig,
-    folder: Path,
-    accelerator: Accelerator,
-) -> NDArray[np.int8]:
-    """Returns perturbations of (M, R, R, 3) photos; processes share the batches, finished ones are read back."""
-    folder.mkdir(parents=True, exist_ok=True)
-    starts = range(0, len(pixels), TEACHER_BATCH)
-    names = json.dumps([config.to_json(), [model.name for model in models]]).encode()
-    files = [
-        folder / f"{hashlib.sha256(names + pixels[start : start + TEACHER_BATCH].tobytes()).hexdigest()[:32]}.npy"
-        for start in starts
-    ]
-    mine = range(accelerator.process_index, len(files), accelerator.num_processes)
-    for index in tqdm(mine, desc=f"teacher {config.method}", unit="batch", disable=not accelerator.is_main_process):
-        if not files[index].is_file():
-            part = pixels[starts[index] : starts[index] + TEACHER_BATCH]
-            made = precompute_perturbations(part, models, config)
-            temporary = files[index].with_suffix(".writing.npy")
-            np.save(temporary, made)
-            temporary.replace(files[index])
-    accelerator.wait_for_everyone()
-    return np.concatenate([np.load(file) for file in files])
+    Raises:
+        ValueError: if a number is out of range, the method has no such option, or it needs to know who is on a photo.
+    """
+    config = TeacherConfig.from_json(
+        {
+            "method": options.teacher,
+            "budget_levels": options.teacher_budget,
+            "steps": options.teacher_steps,
+            "step_levels": options.teacher_step_levels,
+            "batch": options.teacher_batch,
+            "seed": options.seed,
+            "options": json_fields(options.teacher_option),
+        }
+    )
+    if config.set_wise and not options.person_column:
+        raise ValueError(
+            f"teacher {config.method!r} perturbs the photos of one person together: name the column that tells people "
+            "apart with --person-column"
+        )
+    return config
 
 
 def build_photo_set(
     options: argparse.Namespace, config: TrainingConfig, models: list[FrozenDiffusion], accelerator: Accelerator
 ) -> PhotoSet:
-    """Reads the photos and precomputes the teacher's share of them."""
+    """Reads the photos and precomputes the teacher's share of them; processes share the work."""
     pixels = load_faces(options.photos, options.photo_side or SIZES[config.size].working_resolution).pixels
-    share = options.teacher_share if config.regression_weight else 0.0
-    chosen = np.array(seeded_share(list(pixels), share, options.seed)[: options.teacher_photos], np.int64)
-    if len(chosen) == 0:
-        return PhotoSet(pixels, chosen, np.zeros((0, *pixels.shape[1:]), np.int8), 0)
-    teacher = TeacherConfig(
-        method=options.teacher, budget_levels=options.teacher_budget, steps=options.teacher_steps, seed=options.seed
+    teacher, digests = teacher_config(options), [photo_digest(photo) for photo in pixels]
+    units = choose_units(
+        digests,
+        pixels,
+        load_column(options.photos, options.person_column) if teacher.set_wise else None,
+        share=options.teacher_share if config.regression_weight else 0.0,
+        seed=options.seed,
+        set_size=options.set_size,
+        largest=options.teacher_photos,
     )
-    folder = options.out / "run" / "teacher"
-    perturbations = precompute_teacher(pixels[chosen], models, teacher, folder, accelerator)
-    return PhotoSet(pixels, chosen, perturbations, teacher.budget_levels)
+    if not units:
+        return PhotoSet(pixels, np.zeros(0, np.int64), np.zeros((0, *pixels.shape[1:]), np.int8), 0)
+    if teacher.text != PROMPT:
+        models = load_models(options, accelerator, prompt=teacher.text)
+    photos = dict(zip(digests, pixels, strict=True))
+    part = Part(accelerator.process_index, accelerator.num_processes)
+    folder = precompute_in_folder(units, photos, models, teacher, options.out / "run" / "teacher", part=part)
+    accelerator.wait_for_everyone()
+    made = read_perturbations(folder, units)
+    index = np.array([i for i, digest in enumerate(digests) if digest in made], np.int64)
+    return PhotoSet(pixels, index, np.stack([made[digests[i]] for i in index]), teacher.budget_levels)
+
+
+def load_models(options: argparse.Namespace, accelerator: Accelerator, *, prompt: str) -> list[FrozenDiffusion]:
+    """Loads the frozen models, conditioned on a prompt."""
+    return [load_frozen_diffusion(location, device=accelerator.device, prompt=prompt) for location in options.models]
+
+
+def json_fields(items: list[str]) -> dict[str, Any]:
+    """Reads FIELD=JSON items."""
+    return {key: json.loads(value) for key, value in (item.split("=", 1) for item in items)}
 
 
 def card(
@@ -98,12 +115,7 @@ def card(
             "config": config.to_json(),
             "models": [Path(model.name).name for model in models],
             "photos": len(photos.pixels),
-            "teacher": {
-                "method": options.teacher,
-                "budget_levels": options.teacher_budget,
-                "steps": options.teacher_steps,
-                "photos": len(photos.teacher),
-            },
+            "teacher": {**teacher_config(options).to_json(), "photos": len(photos.teacher)},
         },
     )
 
@@ -125,6 +137,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--teacher-photos", type=int, help="at most this many of them")
     parser.add_argument("--teacher-steps", type=int, default=40)
     parser.add_argument("--teacher-budget", type=int, default=8)
+    parser.add_argument("--teacher-step-levels", type=float, default=1.0, help="length of an ascent step")
+    parser.add_argument("--teacher-batch", type=int, default=8, help="photos whose gradients are computed at once")
+    parser.add_argument(
+        "--teacher-option", action="append", default=[], metavar="NAME=JSON", help="see training/teachers/options.py"
+    )
+    parser.add_argument("--person-column", help=f"says who is on a photo; needed by {', '.join(SET_WISE)}")
+    parser.add_argument("--set-size", type=int, default=8, help="photos of a person perturbed together, at most")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -139,9 +158,8 @@ def main() -> None:
     options = parse()
     torch.set_num_threads(options.threads)
     accelerator = training_accelerator(options.device)
-    changes: dict[str, Any] = {key: json.loads(value) for key, value in (item.split("=", 1) for item in options.set)}
-    config = recipe(options.recipe, seed=options.seed, **changes)
-    models = [load_frozen_diffusion(location, device=accelerator.device) for location in options.models]
+    config = recipe(options.recipe, seed=options.seed, **json_fields(options.set))
+    models = load_models(options, accelerator, prompt=PROMPT)
     photos = build_photo_set(options, config, models, accelerator)
     with tqdm(total=config.steps, desc="defender", unit="step", disable=not accelerator.is_main_process) as progress:
 

@@ -48,10 +48,10 @@ class PhotoSet:
 
 def seeded_share(squares: Sequence[NDArray[np.uint8]], share: float, seed: int) -> list[int]:
     """Returns which photos belong to the seeded share; it depends on each photo's pixels alone, so it grows stably."""
-    bound = int(share * 2**32)
+    return [i for i, square in enumerate(squares) if in_share(square.tobytes(), share, seed)]
+
+
+def in_share(content: bytes, share: float, seed: int) -> bool:
+    """Whether something belongs to a seeded share, by a hash of its content."""
     salt = seed.to_bytes(8, "little", signed=True)
-    return [
-        i
-        for i, square in enumerate(squares)
-        if int.from_bytes(hashlib.sha256(salt + square.tobytes()).digest()[:4], "big") < bound
-    ]
+    return int.from_bytes(hashlib.sha256(salt + content).digest()[:4], "big") < int(share * 2**32)

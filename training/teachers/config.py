@@ -1,4 +1,4 @@
-"""What one teacher is: its method and the numbers of its projected gradient ascent. Nothing here needs torch."""
+"""What one teacher is: its method and the numbers of its projected gradient ascent."""
 
 from __future__ import annotations
 
@@ -8,30 +8,8 @@ from typing import Any
 
 from models.budget import check_budget
 from training.config import canonical_digest
-from training.teachers.options import (
-    AsplOptions,
-    EncoderOptions,
-    FsmgOptions,
-    MetaCloakOptions,
-    MistOptions,
-    NoOptions,
-    Options,
-    SimacOptions,
-    SurrogateOptions,
-)
+from training.teachers.options import METHODS, OPTIONS, SET_WISE, Options
 
-OPTIONS: dict[str, type[Options]] = {
-    "advdm": NoOptions,
-    "fsmg": FsmgOptions,
-    "aspl": AsplOptions,
-    "encoder": EncoderOptions,
-    "mist": MistOptions,
-    "sds_minus": NoOptions,
-    "sds_plus": NoOptions,
-    "simac": SimacOptions,
-    "metacloak": MetaCloakOptions,
-}
-METHODS = tuple(OPTIONS)
 PROMPT = " "  # the method's
 PERSON_PROMPT = "photo of sks person"  # what a personaliser teaches a model
 CODE_EPOCH = 2  # raised when the same configuration gives other perturbations
@@ -78,7 +56,7 @@ class TeacherConfig:
     @property
     def set_wise(self) -> bool:
         """Whether the photos of one person are perturbed together, because a surrogate learns that person."""
-        return isinstance(self.options, SurrogateOptions)
+        return self.method in SET_WISE
 
     @property
     def text(self) -> str:

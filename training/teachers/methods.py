@@ -1,4 +1,4 @@
-"""The teachers by name, and the one call that uses them."""
+"""The teachers by name, and the calls that use them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from training.teachers.mist import Mist
 from training.teachers.pgd import Progress, Teacher, run_teacher
 from training.teachers.sds import SdsMinus, SdsPlus
 from training.teachers.simac import Simac
+from training.teachers.units import Unit
 
 TEACHERS: dict[str, type[Teacher]] = {
     "advdm": AdvDM,
@@ -54,3 +55,33 @@ def precompute_perturbations(
     """
     teacher = TEACHERS[config.method](models, config)
     return run_teacher(pixels, teacher, checkpoint=checkpoint, checkpoint_seconds=checkpoint_seconds, on_step=on_step)
+
+
+def perturb_units(
+    units: Sequence[Unit],
+    photo: Callable[[str], NDArray[np.uint8]],
+    models: Sequence[FrozenDiffusion],
+    config: TeacherConfig,
+    *,
+    checkpoint: CheckpointStore | None = None,
+    on_step: Callable[[Progress], None] | None = None,
+) -> dict[str, NDArray[np.int8]]:
+    """Perturbs units in one run and returns (N, S, S, 3) int8 levels of each, in the order of its photos, by address.
+
+    Args:
+        units: photos of their own, or one set for a set-wise method.
+        photo: returns the (S, S, 3) uint8 photo of a digest.
+        models: frozen models, conditioned on `config.text`.
+        config: the teacher.
+        checkpoint: of a run over the same units; see `run_name`.
+        on_step: called after each step.
+
+    Raises:
+        ValueError: if several sets are given to a set-wise method, which would take them for one person.
+    """
+    if config.set_wise and len(units) != 1:
+        raise ValueError(f"teacher {config.method!r} perturbs one set at a time, not {len(units)}")
+    pixels = np.stack([photo(digest) for unit in units for digest in unit.photos])
+    made = precompute_perturbations(pixels, models, config, checkpoint=checkpoint, on_step=on_step)
+    ends = np.cumsum([len(unit.photos) for unit in units])
+    return {unit.address: made[end - len(unit.photos) : end] for unit, end in zip(units, ends, strict=True)}

@@ -153,6 +153,20 @@ class MetaCloakOptions(SurrogateOptions):
 
 Options = NoOptions | EncoderOptions | MistOptions | SurrogateOptions
 
+OPTIONS: dict[str, type[Options]] = {
+    "advdm": NoOptions,
+    "fsmg": FsmgOptions,
+    "aspl": AsplOptions,
+    "encoder": EncoderOptions,
+    "mist": MistOptions,
+    "sds_minus": NoOptions,
+    "sds_plus": NoOptions,
+    "simac": SimacOptions,
+    "metacloak": MetaCloakOptions,
+}
+METHODS = tuple(OPTIONS)
+SET_WISE = tuple(name for name, kind in OPTIONS.items() if issubclass(kind, SurrogateOptions))
+
 
 def _check(holds: bool, sentence: str) -> None:
     if not holds:
