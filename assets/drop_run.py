@@ -251,7 +251,7 @@ def _protect_missing(
     Raises:
         FailureBudgetExceeded: if too many photos are quarantined; finished shards stay and are recognised later.
     """
-    tasks = [_task(request, catalog, work) for work in state.work]
+    tasks = [_task(request, catalog, work, guarded=workers.separate) for work in state.work]
     photos = {work.shard.work_key: work.shard.photos for work in state.work}
     total = sum(photos.values())
     outcomes = _count(done.outcomes for done in state.done.values())
@@ -293,7 +293,7 @@ def _remove_unpublished(table: ProtectedTable, drop: str, folder: Storage, publi
         folder.delete(name)
 
 
-def _task(request: ProtectionRequest, catalog: DropCatalog, work: ShardWork) -> ShardTask:
+def _task(request: ProtectionRequest, catalog: DropCatalog, work: ShardWork, *, guarded: bool = False) -> ShardTask:
     onnx = request.defender.onnx_file
     return ShardTask(
         drop=request.drop,
@@ -315,6 +315,7 @@ def _task(request: ProtectionRequest, catalog: DropCatalog, work: ShardWork) -> 
         generation=work.generation,
         again=work.again,
         earlier=work.earlier,
+        guarded=guarded,
     )
 
 

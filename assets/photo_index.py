@@ -273,6 +273,8 @@ def describe(data: bytes, key: str, policy: ProtectionPolicy) -> dict[str, Any]:
         header = read_header(data, policy, key)
     except PhotoRefused as refusal:
         return row | {"reason": refusal.reason, "detail": refusal.detail}
+    except MemoryError:
+        return row | {"reason": Reason.OUT_OF_MEMORY.value, "detail": "its header asks for more memory than there is"}
     return row | {"format": header.format, "width": header.width, "height": header.height}
 
 

@@ -24,9 +24,11 @@ from assets.overlap import WriteBehind, ordered_map, read_ahead
 from assets.shard_files import ShardWriter, TargetKind, photo_columns, shard_schema
 from assets.source_photos import InputChanged, SourcePhoto, read_photos
 from models.engines import OnnxEngine
+from models.guarded_protector import GuardedProtector, ProtectorFault, ProtectorUnavailable
 from models.photos import PhotoRefused
 from models.policy import ProtectionPolicy
 from models.protector import BudgetBroken, ProtectedPhoto, Protector, ZeroPerturbation
+from models.protector_process import place_of
 from resources.catalogs import open_parquet
 from resources.commits import shard_path
 from resources.defender_registry import DefenderCorrupt, fetch_defender
@@ -40,7 +42,7 @@ KILLED = "a worker died while it read or protected this photo"
 log = logging.getLogger(__name__)
 
 # What no single photo can cause: the run stops instead of quarantining everything.
-FATAL = (InputChanged, ZeroPerturbation, BudgetBroken, DefenderCorrupt)
+FATAL = (InputChanged, ZeroPerturbation, BudgetBroken, DefenderCorrupt, ProtectorUnavailable)
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class ShardTask:
             result that differs is written as the next generation.
         earlier: shard files of the drop whose rows may be carried over.
         killed: rows of the shard that killed a worker; they are quarantined without another try.
+        guarded: protect photos in a child process, under the policy's deadline and limit of memory.
     """
 
     drop: str
@@ -91,6 +94,7 @@ class ShardTask:
     again: bool = False
     earlier: tuple[str, ...] = ()
     killed: tuple[int, ...] = ()
+    guarded: bool = False
 
     def path(self, generation: int | None = None) -> str:
         """Where the shard's file of a generation, by default the task's own, lies in the receipts table."""
@@ -192,9 +196,14 @@ def protect_photo(task: ShardTask, photo: SourcePhoto) -> DoneRow:
         row |= {"status": Status.QUARANTINED.value, "reason": refusal.reason, "detail": refusal.detail}
     except (*FATAL, OSError):
         raise
+    except MemoryError:
+        detail = "there was not enough memory to protect it"
+        row |= {"status": Status.QUARANTINED.value, "reason": Reason.OUT_OF_MEMORY.value, "detail": detail}
     except Exception as error:
-        log.exception("a photo of drop %s could not be protected", task.drop)
-        detail = f"{type(error).__name__} in the protector"
+        kind = error.kind if isinstance(error, ProtectorFault) else type(error).__name__
+        place = error if isinstance(error, ProtectorFault) else f"{kind} at {place_of(error)}"
+        log.error("a photo of drop %s could not be protected: %s", task.drop, place)
+        detail = f"{kind} in the protector"
         row |= {"status": Status.QUARANTINED.value, "reason": Reason.INTERNAL_ERROR.value, "detail": detail}
     else:
         data = result.data
@@ -204,14 +213,16 @@ def protect_photo(task: ShardTask, photo: SourcePhoto) -> DoneRow:
     return DoneRow(row | photo_columns(photo, task.target_kind, task.layout, data), data)
 
 
-def protector_of(task: ShardTask) -> Protector:
-    """The task's protector; its session is opened once a worker process.
+def protector_of(task: ShardTask) -> Protector | GuardedProtector:
+    """The task's protector; its session is opened once a worker process, or once a child of it.
 
     Raises:
         DefenderCorrupt: if the defender's file is not the one that was planned.
     """
-    engine = _engine(task.defender_url, task.defender_digest, task.onnx_file, task.onnx_sha256)
-    return _protector(engine, task.policy_json, task.budget_levels)
+    model = (task.defender_url, task.defender_digest, task.onnx_file, task.onnx_sha256)
+    if task.guarded:
+        return _guarded_protector(*model, task.policy_json, task.budget_levels)
+    return _protector(_engine(*model), task.policy_json, task.budget_levels)
 
 
 def _protected_rows(task: ShardTask) -> Iterator[DoneRow]:
@@ -306,6 +317,17 @@ def _measured(result: ProtectedPhoto) -> dict[str, Any]:
         "psnr": result.psnr,
         "ssim": result.ssim,
     }
+
+
+@lru_cache(maxsize=1)
+def _guarded_protector(
+    url: str, digest: str, name: str, sha256: str, policy_json: str, budget_levels: int
+) -> GuardedProtector:
+    return GuardedProtector(
+        lambda: fetch_defender(url, digest, {name: sha256})[name],
+        ProtectionPolicy.from_json(policy_json),
+        budget_levels,
+    )
 
 
 @lru_cache(maxsize=2)

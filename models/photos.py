@@ -17,9 +17,11 @@ Pixels = npt.NDArray[np.uint8]
 
 RefusalReason = Literal[
     "animated",
+    "deadline",
     "decode_error",
     "empty",
     "format_mismatch",
+    "out_of_memory",
     "protection_lost_in_encoding",
     "too_large",
     "too_many_pixels",
@@ -28,6 +30,7 @@ RefusalReason = Literal[
     "unsupported_bit_depth",
     "unsupported_format",
     "unsupported_mode",
+    "worker_killed",
 ]
 
 FLAGS = {

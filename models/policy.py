@@ -11,6 +11,8 @@ from models.budget import check_budget
 
 PILLOW_BOMB_PIXELS = 89_478_485  # above it Pillow warns of a decompression bomb, above twice that it refuses
 PALETTES = ("convert", "quarantine")
+# What bounds a run and decides no bytes: not part of the digest.
+RUN_LIMITS = ("max_quarantined_share", "max_quarantined", "photo_seconds", "photo_memory")
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,9 @@ class ProtectionPolicy:
         max_quarantined_share: failure budget: a run stops when a larger share of its photos is quarantined, once
             there are `max_quarantined` of them; it decides no bytes and is not part of the digest.
         max_quarantined: quarantined photos that never stop a run.
+        photo_seconds: deadline: a photo whose protection takes longer is quarantined as `deadline`. Like the next one
+            it holds where photos are protected in worker processes, and is not part of the digest.
+        photo_memory: bytes that one photo may need, beside the defender (on Linux); above it is `out_of_memory`.
     """
 
     budget_levels: int | None = None
@@ -43,18 +48,22 @@ class ProtectionPolicy:
     strict_names: bool = False
     max_quarantined_share: float = 0.25
     max_quarantined: int = 50
+    photo_seconds: float = 120.0
+    photo_memory: int = 4 * 2**30
 
     def __post_init__(self) -> None:
         if self.budget_levels is not None:
             check_budget(self.budget_levels)
-        _check_share("min_survival", self.min_survival, 0.1, 1.0)
-        _check_share("window_overlap", self.window_overlap, 0.0, 0.75)
+        _check_number("min_survival", self.min_survival, 0.1, 1.0)
+        _check_number("window_overlap", self.window_overlap, 0.0, 0.75)
         _check_whole("max_bytes", self.max_bytes, 1, 2**31 - 1)
         _check_whole("max_pixels", self.max_pixels, 1, 2 * PILLOW_BOMB_PIXELS)
         _check_whole("max_side", self.max_side, 1, 65_500)
         _check_whole("min_side", self.min_side, 1, 65_500)
-        _check_share("max_quarantined_share", self.max_quarantined_share, 0.0, 1.0)
+        _check_number("max_quarantined_share", self.max_quarantined_share, 0.0, 1.0)
         _check_whole("max_quarantined", self.max_quarantined, 0, 10**9)
+        _check_number("photo_seconds", self.photo_seconds, 0.1, 86_400)
+        _check_whole("photo_memory", self.photo_memory, 2**25, 2**40)
         if self.palette not in PALETTES:
             raise ValueError(f"policy palette {self.palette!r} is not allowed: give one of {', '.join(PALETTES)}")
         if not isinstance(self.strict_names, bool):
@@ -66,12 +75,13 @@ class ProtectionPolicy:
         values["min_survival"] = float(self.min_survival)
         values["window_overlap"] = float(self.window_overlap)
         values["max_quarantined_share"] = float(self.max_quarantined_share)
+        values["photo_seconds"] = float(self.photo_seconds)
         return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
     def digest(self) -> str:
         """Returns the sha256 of the canonical JSON of what decides bytes, in hexadecimal."""
         values = json.loads(self.to_json())
-        for name in ("max_quarantined_share", "max_quarantined"):
+        for name in RUN_LIMITS:
             del values[name]
         return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
@@ -97,7 +107,7 @@ class ProtectionPolicy:
         return cls(**values)
 
 
-def _check_share(name: str, value: float, low: float, high: float) -> None:
+def _check_number(name: str, value: float, low: float, high: float) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise ValueError(f"policy {name} {value!r} is not allowed: give a number from {low:g} to {high:g}")
 

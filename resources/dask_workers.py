@@ -145,6 +145,11 @@ class Workers:
         """Whether a cluster or a connection exists."""
         return self._client is not None
 
+    @property
+    def separate(self) -> bool:
+        """Whether tasks run in processes of their own."""
+        return self.settings.scheduler is not None or self.settings.n_workers != 0
+
     def __enter__(self) -> Workers:
         return self
 

@@ -47,6 +47,7 @@ class Reason(StrEnum):
     FORMAT_MISMATCH = "format_mismatch"
     INTERNAL_ERROR = "internal_error"
     NAME_COLLISION = "name_collision"
+    OUT_OF_MEMORY = "out_of_memory"
     PROTECTION_LOST_IN_ENCODING = "protection_lost_in_encoding"
     TOO_LARGE = "too_large"
     TOO_MANY_PIXELS = "too_many_pixels"

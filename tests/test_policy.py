@@ -31,8 +31,10 @@ def test_every_field_that_decides_an_outcome_changes_the_digest(change: dict[str
     assert ProtectionPolicy.from_json(json.dumps(change)).digest() != ProtectionPolicy().digest()
 
 
-def test_the_failure_budget_decides_no_bytes_and_is_not_in_the_digest() -> None:
-    assert ProtectionPolicy(max_quarantined=1, max_quarantined_share=0.9).digest() == ProtectionPolicy().digest()
+def test_what_bounds_a_run_decides_no_bytes_and_is_not_in_the_digest() -> None:
+    bounds = {"max_quarantined": 1, "max_quarantined_share": 0.9, "photo_seconds": 3, "photo_memory": 2**26}
+    assert ProtectionPolicy(**bounds).digest() == ProtectionPolicy().digest()
+    assert ProtectionPolicy(**bounds).to_json() != ProtectionPolicy().to_json()
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,14 @@ def test_a_defect_costs_one_photo(request_: ProtectionRequest, monkeypatch: pyte
     assert (row["key"], row["detail"]) == ("p002.jpg", "ArithmeticError in the protector")
 
 
+def test_a_photo_without_enough_memory_is_a_row(request_: ProtectionRequest, monkeypatch: pytest.MonkeyPatch):
+    def hungry(self: Protector, data: bytes, name: str = "") -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Protector, "protect", hungry)
+    assert protect_shard(first_task(request_)).outcomes["quarantined:out_of_memory"] == 5
+
+
 def test_an_overwritten_photo_stops_the_shard(request_: ProtectionRequest, tmp_path: Path):
     task = first_task(request_)
     (tmp_path / "photos" / "p002.jpg").write_bytes(photo_bytes(99))

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.protector import Protector
+from models.guarded_protector import GuardedProtector
 
-REAL_PROTECT = Protector.protect
+REAL_PROTECT = GuardedProtector.protect
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def kill_if_poison(job: Job) -> str:
 
 @dataclass(frozen=True)
 class Poisoned:
-    """Runs a function on a worker that dies when it protects the photo of one name."""
+    """Runs a function on a worker that dies itself, not its child, when it protects the photo of one name."""
 
     function: Any
     name: str
@@ -61,10 +61,10 @@ class Poisoned:
     def __call__(self, task: Any) -> Any:
         name = self.name
 
-        def protect(self: Protector, data: bytes, photo: str = "") -> Any:
+        def protect(self: GuardedProtector, data: bytes, photo: str = "") -> Any:
             if photo == name:
                 os.kill(os.getpid(), signal.SIGKILL)
             return REAL_PROTECT(self, data, photo)
 
-        Protector.protect = protect  # type: ignore[method-assign]
+        GuardedProtector.protect = protect  # type: ignore[method-assign]
         return self.function(task)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import warnings
 from collections.abc import Iterator
 
 from PIL import Image, UnidentifiedImageError
 
 from models.photos import PhotoRefused
+from models.policy import PILLOW_BOMB_PIXELS
 
 FAULTS = (
     OSError,
@@ -20,8 +22,10 @@ FAULTS = (
     EOFError,
     SyntaxError,
     ZeroDivisionError,
-    MemoryError,
 )
+# A policy may admit up to twice what Pillow warns of, and checks it on the header; above that nothing is decoded.
+Image.MAX_IMAGE_PIXELS = 2 * PILLOW_BOMB_PIXELS
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
 @contextlib.contextmanager
@@ -34,6 +38,7 @@ def opened(data: bytes, kind: str, *, truncated: bool = False) -> Iterator[Image
         truncated: whether the file is known to stop early, which is then the reason of every fault.
 
     Raises:
+        MemoryError: where there is not enough for it.
         PhotoRefused: `too_many_pixels` where Pillow suspects a decompression bomb, `truncated` or `decode_error`. The
             detail says nothing that differs between two runs.
     """
