@@ -85,6 +85,13 @@ def test_a_finished_run_does_nothing_more(uninterrupted: Path, tmp_path: Path) -
     assert all(torch.equal(value, saved["average"][name]) for name, value in defender.state_dict().items())
 
 
+def test_the_last_step_is_saved(uninterrupted: Path) -> None:
+    """Ten steps, a checkpoint every three: the published pair script loses its last ones."""
+    assert CONFIG.steps % CONFIG.checkpoint_every
+    saved = torch.load(uninterrupted / STATE_FILE, weights_only=True)
+    assert saved["step"] == saved["optimiser"]["state"][0]["step"] == CONFIG.steps
+
+
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     train_small(tmp_path, steps=3)
     with pytest.raises(ValueError, match=r"learning_rate was 0\.002 and is 0\.001"):
