@@ -33,7 +33,11 @@ EXAMPLE = "ASDS-eps-12_255.bin"
 BUDGET_IN_NAME = re.compile(r"eps-?(\d+)_255")
 BLOCK_KEY = re.compile(r"blocks\.(\d+)\.(.+)")
 POSITION_ROUNDING = 1e-6  # what another library's sine and cosine may differ by
-LOSSES = {"onlyreg": "regression to teacher perturbations alone", "onlysds": "Adv-SDS alone"}
+LOSSES = {
+    "ASDS-eps": "Adv-SDS and regression",
+    "ASDS-onlyreg": "regression to teacher perturbations alone",
+    "ASDS-onlysds": "Adv-SDS alone",
+}
 
 
 def read_published(path: Path, *, budget_levels: int | None = None, heads: int = HEADS) -> Defender:
@@ -63,16 +67,17 @@ def read_published(path: Path, *, budget_levels: int | None = None, heads: int =
 
 def published_card(path: Path, budget: BudgetRange, name: str | None = None) -> DefenderCard:
     """Describes an imported checkpoint: where it comes from and what it claims, which nothing here has measured."""
-    losses = next((text for mark, text in LOSSES.items() if mark in path.name), "Adv-SDS and regression")
+    losses = next((text for mark, text in LOSSES.items() if mark in path.name), None)
     sha = file_sha256(path)
     return DefenderCard(
         name=name or path.stem,
-        description=f"Imported checkpoint of the RID paper (arXiv 2412.09844) with {budget}, by its name trained with "
-        f"{losses} against Stable Diffusion; not measured here.",
+        description=f"Imported checkpoint of the RID paper (arXiv 2412.09844) with {budget}"
+        + (f", by its name trained with {losses}" if losses else "")
+        + "; not measured here.",
         budget=budget,
         licence="that of the RID authors, who published the weights",
         origin=f"{path.name}, sha256 {sha}",
-        training={"checkpoint": path.name, "checkpoint_sha256": sha, "losses": losses},
+        training={"checkpoint": path.name, "checkpoint_sha256": sha, "losses": losses or "not stated"},
     )
 
 
@@ -125,7 +130,7 @@ def trained_budget(file_name: str, stated: int | None) -> BudgetRange:
     if levels is None:
         raise ValueError(
             f"the name of {file_name} does not say the budget it was trained at, as in {EXAMPLE}: "
-            "state it in 8-bit levels (12/255 in [-1, 1] is 6)"
+            "state it in 8-bit levels with --budget (12/255 in [-1, 1] is 6)"
         )
     if stated not in (None, levels):
         raise ValueError(
@@ -153,7 +158,7 @@ def infer_size(state: Mapping[str, Tensor], heads: int, origin: str) -> Defender
     if hidden % width:
         raise ValueError(f"{origin}: blocks.0.mlp.fc1.weight has {hidden} rows, which is no multiple of {width}")
     if heads < 1 or width % heads:
-        raise ValueError(f"{origin} has a width of {width}, which {heads} heads do not divide: state how many it has")
+        raise ValueError(f"{origin} has a width of {width}, which {heads} heads do not divide: state --heads")
     return DefenderSize(
         working_resolution=grid * patch,
         patch=patch,
