@@ -133,13 +133,13 @@ def sources(models_json: str) -> list[DiffusionSource]:
 
 
 def load_models(models_json: str, *, prompt: str | None = None) -> list[Any]:
-    """Loads and freezes the models of a task, conditioned on `prompt`, or each on its own."""
+    """Loads and freezes the models of a task, conditioned on `prompt`, or each on its own; equal autoencoders once."""
     import torch
 
-    from models.frozen_diffusion import load_frozen_diffusion
+    from models.frozen_diffusion import load_frozen_diffusion, share_autoencoders
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return [
+    loaded = [
         load_frozen_diffusion(
             source.location,
             name=source.name,
@@ -151,6 +151,7 @@ def load_models(models_json: str, *, prompt: str | None = None) -> list[Any]:
         )
         for source in sources(models_json)
     ]
+    return share_autoencoders(loaded)
 
 
 def store_array(storage: Storage, name: str, array: NDArray[Any]) -> None:

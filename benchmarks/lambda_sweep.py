@@ -195,9 +195,8 @@ def main() -> None:
     pixels = load_faces(options.photos, side).pixels
     photos = precompute(pixels, model, options.pairs, options.out, options.teacher_steps)
     held = load_faces([options.held_out], side).pixels[: options.held_out_photos]
-    print(
-        f"{len(pixels)} photos, {len(photos.teacher)} pairs, {len(held)} held out, {configs['adv_sds_only'].steps} steps"
-    )
+    steps = configs["adv_sds_only"].steps
+    print(f"{len(pixels)} photos, {len(photos.teacher)} pairs, {len(held)} held out, {steps} steps", flush=True)
     results, perturbations = [], []
     for name, config in configs.items():
         models = [model] if config.adv_sds_weight else []
@@ -207,9 +206,8 @@ def main() -> None:
         perturbations.append(change)
     (options.out / "results.jsonl").write_text("".join(json.dumps(asdict(result)) + "\n" for result in results))
     draw(held, perturbations, options.out / "sweep.png")
-    print(
-        "\n| run | added diffusion loss | equal noise | PSNR dB | grid share | cosine to teacher |\n|---|---|---|---|---|---|"
-    )
+    print("\n| run | added diffusion loss | equal noise | PSNR dB | grid share | cosine to teacher |")
+    print("|---|---|---|---|---|---|")
     for result in results:
         print_row(result)
 

@@ -183,8 +183,9 @@ def test_the_average_follows_the_weights_exponentially() -> None:
 
 @pytest.mark.parametrize(("micro_batch", "checkpointing"), [(1, False), (2, True)])
 def test_micro_batches_and_checkpointing_change_nothing_but_float_error(
-    uninterrupted: Path, tmp_path: Path, micro_batch: int, checkpointing: bool
+    uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, micro_batch: int, checkpointing: bool
 ) -> None:
+    monkeypatch.setattr(trainer, "LOG_EVERY", 1)
     train_small(tmp_path, micro_batch=micro_batch, vae_checkpointing=checkpointing)
     for part in ("defender", "average"):
         expected = torch.load(uninterrupted / STATE_FILE, weights_only=True)[part]

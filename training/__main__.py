@@ -22,7 +22,7 @@ from tqdm import tqdm
 from models.budget import BudgetRange
 from models.checkpoint import DefenderCard, load_defender, save_defender
 from models.defender import SIZES
-from models.frozen_diffusion import FrozenDiffusion, load_frozen_diffusion
+from models.frozen_diffusion import FrozenDiffusion, load_frozen_diffusion, share_autoencoders
 from training.config import TrainingConfig
 from training.devices import training_accelerator
 from training.embedded.faces import load_column, load_faces
@@ -91,7 +91,9 @@ def build_photo_set(
 
 def load_models(options: argparse.Namespace, accelerator: Accelerator, *, prompt: str) -> list[FrozenDiffusion]:
     """Loads the frozen models, conditioned on a prompt."""
-    return [load_frozen_diffusion(location, device=accelerator.device, prompt=prompt) for location in options.models]
+    return share_autoencoders(
+        [load_frozen_diffusion(location, device=accelerator.device, prompt=prompt) for location in options.models]
+    )
 
 
 def json_fields(items: list[str]) -> dict[str, Any]:

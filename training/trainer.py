@@ -19,7 +19,7 @@ import torch
 from accelerate import Accelerator
 
 from models.defender import SIZES, Defender
-from models.frozen_diffusion import FrozenDiffusion, checkpoint_autoencoders, share_autoencoders
+from models.frozen_diffusion import FrozenDiffusion, checkpoint_autoencoders
 from training.batches import Batch, make_batch
 from training.config import TrainingConfig
 from training.devices import autocast_type, training_accelerator
@@ -89,7 +89,6 @@ def train_defender(
     """
     accelerator = accelerator or training_accelerator(models[0].device.type if models else "auto")
     _check_inputs(config, photos, models, accelerator.num_processes)
-    models = share_autoencoders(models)
     checkpoint_autoencoders(models, config.vae_checkpointing)
     folder.mkdir(parents=True, exist_ok=True)
     run = run_identity(config, photos, models)

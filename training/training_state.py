@@ -66,7 +66,9 @@ def fresh_state(config: TrainingConfig, initial: Defender | None, device: torch.
     defender = defender.to(device).train()
     average = copy.deepcopy(defender).eval().requires_grad_(False)
     average.budget = BudgetRange(config.budget_min, config.budget_max, config.budget_default)
-    optimiser = torch.optim.AdamW(defender.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimiser = torch.optim.AdamW(
+        defender.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
     return TrainingState(defender, average, optimiser)
 
 
