@@ -19,6 +19,7 @@ import pyarrow as pa
 from assets.drop_plan import DropCatalog, plan_shards, read_catalog, read_current, write_catalog
 from assets.drop_state import DropState, ShardWork, read_state
 from assets.photo_index import index_source
+from assets.photo_uris import open_places
 from assets.shard_files import TargetKind, shard_schema
 from assets.shard_tasks import CODE_EPOCH, ProbeTask, ShardResult, ShardTask, probe_photo, protect_shard
 from assets.source_photos import InputChanged
@@ -56,6 +57,7 @@ class ProtectionRequest:
         budget_levels: the budget, in 8-bit levels.
         rehash: read every photo again, even those whose listing is unchanged.
         retry: quarantine reasons whose photos are tried again.
+        uris: prefixes under which a `uri` column may name photos, beside the source's own folder or bucket.
     """
 
     source: str
@@ -69,6 +71,7 @@ class ProtectionRequest:
     budget_levels: int
     rehash: bool = False
     retry: tuple[str, ...] = ()
+    uris: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_drop_name(self.drop)
@@ -163,6 +166,7 @@ def catalogue(request: ProtectionRequest, workers: Workers, report: Report = _si
         previous=known,
         rehash=request.rehash,
         taken=_names_of_other_drops(request),
+        uris=request.uris,
         progress=on_read,
     )
     return write_catalog(request.state, request.drop, index, previous)
@@ -315,6 +319,7 @@ def _task(request: ProtectionRequest, catalog: DropCatalog, work: ShardWork, *, 
         generation=work.generation,
         again=work.again,
         earlier=work.earlier,
+        places=open_places(catalog.source, request.uris),
         guarded=guarded,
     )
 

@@ -11,17 +11,18 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from assets.name_safety import NameFault, name_faults
-from assets.source_photos import InputChanged, iter_parquet_photos, read_uri, row_digest
+from assets.photo_uris import UriNotAllowed, open_places, read_uri
+from assets.source_photos import InputChanged, iter_parquet_photos, row_digest
 from models.images import PhotoRefused, read_header
 from models.policy import ProtectionPolicy
-from resources.catalogs import SourceListing, list_source, open_parquet, parquet_layout
+from resources.catalogs import SourceListing, list_source, named, open_parquet, parquet_layout
 from resources.dask_workers import Workers, WorkerSettings
 from resources.schemas import CATALOG, Reason
 from resources.storage import FileEntry, Storage, StorageUrlError
@@ -43,6 +44,7 @@ class IndexTask:
         parquet_path: for Parquet, the file relative to the source.
         identity: of that file.
         row_group: of that file.
+        places: where photos that a `uri` column names may lie.
     """
 
     source_url: str
@@ -51,6 +53,7 @@ class IndexTask:
     parquet_path: str | None = None
     identity: str = ""
     row_group: int = 0
+    places: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ def index_source(
     previous: pa.Table | None = None,
     rehash: bool = False,
     taken: tuple[str, ...] = (),
+    uris: tuple[str, ...] = (),
     progress: Callable[[int], None] = lambda _: None,
 ) -> PhotoIndex:
     """Lists a source and returns a row for each of its photos.
@@ -102,6 +106,7 @@ def index_source(
         previous: rows of the drop's last catalog; unchanged ones are not read again.
         rehash: reads everything again.
         taken: names that other drops have published in the same target.
+        uris: prefixes under which a `uri` column may name photos, beside the source's own place.
         progress: called with the number of photos read since the last call.
 
     Raises:
@@ -114,17 +119,16 @@ def index_source(
     if listing.kind == "files":
         kept, tasks = _plan_files(listing, policy_json, known)
     else:
-        kept, tasks = _plan_parquet(listing, policy_json, known)
+        kept, tasks = _plan_parquet(listing, policy_json, known, open_places(listing.base, uris))
     tables = [kept]
     hashed = 0
     few = len(tasks) == 1 and 0 < len(tasks[0].photos) <= FEW
     place = Workers(WorkerSettings(n_workers=0)) if few else workers
     for done in place.run(index_photos, tasks, prefix="index", expected=len(tasks)):
-        if done.result is None:
-            raise InputChanged("a worker died while it read photos; run again to continue")
-        tables.append(done.result)
-        hashed += done.result.num_rows
-        progress(done.result.num_rows)
+        found = done.result if done.result is not None else _isolate(done.task, workers)
+        tables.append(found)
+        hashed += found.num_rows
+        progress(found.num_rows)
     rows = _in_order(pa.concat_tables(tables), listing.kind)
     if listing.kind == "parquet" and hashed:
         rows = _with_unique_keys(rows)
@@ -135,6 +139,31 @@ def index_source(
     marked = _mark_names(rows, taken) if listing.kind == "files" else rows
     unchanged = known is not None and marked.equals(_in_order(known, listing.kind))
     return PhotoIndex(marked, listing, limits.digest(), hashed, unchanged)
+
+
+def _isolate(task: IndexTask, workers: Workers) -> pa.Table:
+    """Reads the photos of a task one by one, after a worker died with it; those that kill a worker again are rows.
+
+    Raises:
+        ValueError: for a row group of Parquet, which cannot be read in parts.
+    """
+    if task.parquet_path is not None:
+        raise ValueError(
+            f"row group {task.row_group} of {task.parquet_path} kills workers that read it: look at it, or replace it"
+        )
+    source = Storage(task.source_url)
+    tables = []
+    singles = [replace(task, photos=(photo,)) for photo in task.photos]
+    for done in workers.run(index_photos, singles, prefix="index", expected=len(singles), alone=True):
+        if done.result is not None:
+            tables.append(done.result)
+            continue
+        ((path, size, identity),) = done.task.photos
+        key = printable(path)
+        row = {"key": key, "source_uri": source.uri(key), "identity": identity, "bytes_in": size}
+        row |= {"reason": Reason.WORKER_KILLED.value, "detail": "a worker died while it read this photo's header"}
+        tables.append(pa.Table.from_pylist([row], schema=CATALOG))
+    return pa.concat_tables(tables)
 
 
 def _plan_files(listing: SourceListing, policy_json: str, known: pa.Table | None) -> tuple[pa.Table, list[IndexTask]]:
@@ -159,7 +188,9 @@ def _plan_files(listing: SourceListing, policy_json: str, known: pa.Table | None
     return kept, tasks
 
 
-def _plan_parquet(listing: SourceListing, policy_json: str, known: pa.Table | None) -> tuple[pa.Table, list[IndexTask]]:
+def _plan_parquet(
+    listing: SourceListing, policy_json: str, known: pa.Table | None, places: tuple[str, ...]
+) -> tuple[pa.Table, list[IndexTask]]:
     """Splits Parquet files into those whose rows are known already and tasks, a row group each, for the rest."""
     base = Storage(listing.base)
     recorded: dict[str, set[str]] = {}
@@ -179,7 +210,7 @@ def _plan_parquet(listing: SourceListing, policy_json: str, known: pa.Table | No
         with base.open(entry.path) as file:
             groups = open_parquet(file).metadata.num_row_groups
         tasks += [
-            IndexTask(listing.base, policy_json, parquet_path=entry.path, identity=entry.identity, row_group=group)
+            IndexTask(listing.base, policy_json, (), entry.path, entry.identity, group, places)
             for group in range(groups)
         ]
     if known is None or not keep:
@@ -210,7 +241,7 @@ def _parquet_rows(task: IndexTask) -> Iterator[dict[str, Any]]:
     policy = ProtectionPolicy.from_json(task.policy_json)
     source = Storage(task.source_url)
     assert task.parquet_path is not None, "the caller looked"
-    with source.open(task.parquet_path) as file:
+    with source.open(task.parquet_path) as file, named(source.uri(task.parquet_path)):
         layout = parquet_layout(open_parquet(file).schema_arrow)
         for position, name, data, uri, columns in iter_parquet_photos(file, task.row_group, layout):
             key = name or f"{task.parquet_path}/{task.row_group}/{position}"
@@ -223,13 +254,17 @@ def _parquet_rows(task: IndexTask) -> Iterator[dict[str, Any]]:
                 "bytes_in": len(data) if data is not None else 0,
                 "columns_sha256": row_digest(columns) if columns is not None else None,
             }
-            yield row | _describe_row(data, uri, key, policy)
+            yield row | _describe_row(data, uri, key, policy, task.places)
 
 
-def _describe_row(data: bytes | None, uri: str | None, key: str, policy: ProtectionPolicy) -> dict[str, Any]:
+def _describe_row(
+    data: bytes | None, uri: str | None, key: str, policy: ProtectionPolicy, places: tuple[str, ...]
+) -> dict[str, Any]:
     if data is None and uri is not None:
         try:
-            data = read_uri(uri)
+            data = read_uri(uri, places)
+        except UriNotAllowed as error:
+            return {"reason": Reason.URI_NOT_ALLOWED.value, "detail": str(error)}
         except (StorageUrlError, FileNotFoundError, PermissionError) as error:
             return {"reason": Reason.UNREADABLE.value, "detail": f"the URI cannot be read: {type(error).__name__}"}
         return {"bytes_in": len(data)} | describe(data, key, policy)

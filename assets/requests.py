@@ -18,6 +18,10 @@ class ProtectionConfig(Config):
     budget_levels: int | None = Field(default=None, description="Largest change of a value, 1-16 of 255 levels.")
     policy_json: str = Field(default="{}", description="A protection policy, as JSON.")
     rehash: bool = Field(default=False, description="Read every photo again, even if its listing is unchanged.")
+    allow_uris: list[str] = Field(
+        default=[],
+        description="Prefixes under which a `uri` column may name photos, beside the source's own folder or bucket.",
+    )
     retry: list[str] = Field(default=[], description="Quarantine reasons whose photos are tried again.")
 
 
@@ -42,4 +46,5 @@ def protection_request(drop: str, config: ProtectionConfig, places: Places) -> P
         budget_levels=entry.budget(config.budget_levels if config.budget_levels is not None else policy.budget_levels),
         rehash=config.rehash,
         retry=tuple(config.retry),
+        uris=tuple(config.allow_uris),
     )

@@ -31,6 +31,7 @@ from models.protector import BudgetBroken, ProtectedPhoto, Protector, ZeroPertur
 from models.protector_process import place_of
 from resources.catalogs import open_parquet
 from resources.commits import shard_path
+from resources.crash_points import crash_point
 from resources.defender_registry import DefenderCorrupt, fetch_defender
 from resources.schemas import RECEIPTS, Reason, Status
 from resources.storage import Storage
@@ -71,6 +72,7 @@ class ShardTask:
             result that differs is written as the next generation.
         earlier: shard files of the drop whose rows may be carried over.
         killed: rows of the shard that killed a worker; they are quarantined without another try.
+        places: where photos that a `uri` column names may lie.
         guarded: protect photos in a child process, under the policy's deadline and limit of memory.
     """
 
@@ -94,6 +96,7 @@ class ShardTask:
     again: bool = False
     earlier: tuple[str, ...] = ()
     killed: tuple[int, ...] = ()
+    places: tuple[str, ...] = ()
     guarded: bool = False
 
     def path(self, generation: int | None = None) -> str:
@@ -157,7 +160,9 @@ def protect_shard(task: ShardTask) -> ShardResult:
                 outcomes.update(outcome_names(done.row["status"], done.row["reason"]))
                 writer.write(done.row)
             outputs.finish()
+        crash_point("before_write")
         path, written = _publish(task, receipts, local)
+        crash_point("after_write")
         size = local.stat().st_size
     photos = sum(count for name, count in outcomes.items() if ":" not in name)
     return ShardResult(path, size, photos, dict(outcomes), written, computed)
@@ -166,7 +171,7 @@ def protect_shard(task: ShardTask) -> ShardResult:
 def probe_photo(task: ProbeTask) -> bool:
     """Protects one photo of a shard and throws the result away: whoever asks wants to know if a worker survives it."""
     rows = _rows(task.shard)
-    for photo in read_photos([rows[task.row]]):
+    for photo in read_photos([rows[task.row]], task.shard.places):
         if photo.data is not None:
             with contextlib.suppress(PhotoRefused):
                 protector_of(task.shard).protect(photo.data, photo.row["key"])
@@ -231,6 +236,7 @@ def _protected_rows(task: ShardTask) -> Iterator[DoneRow]:
     target = Storage(task.target_url)
 
     def done(photo: SourcePhoto) -> DoneRow:
+        crash_point("after_read")
         found = carried.find(photo.row["key"], photo.row["input_sha256"]) if task.earlier else None
         if found is None or photo.row["reason"] is not None:
             return protect_photo(task, photo)
@@ -247,7 +253,7 @@ def _protected_rows(task: ShardTask) -> Iterator[DoneRow]:
         return DoneRow(receipt | photo_columns(photo, task.target_kind, task.layout, data), None)
 
     threads = GPU_THREADS if "CUDA" in protector_of(task).engine.name else 1
-    yield from ordered_map(done, read_ahead(read_photos(_rows(task))), threads)
+    yield from ordered_map(done, read_ahead(read_photos(_rows(task), task.places)), threads)
 
 
 def _publish(task: ShardTask, receipts: Storage, local: Path) -> tuple[str, bool]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 
-from resources.catalogs import ParquetLayout, iter_rows, open_parquet, parquet_layout, stored_photos
+from assets.photo_uris import UriNotAllowed, read_uri
+from resources.catalogs import ParquetLayout, iter_rows, named, open_parquet, parquet_layout, stored_photos
 from resources.schemas import Reason
 from resources.storage import Storage, StorageUrlError
 
@@ -39,15 +40,19 @@ class SourcePhoto:
     name: str | None = None
 
 
-def read_photos(rows: Iterable[dict[str, Any]]) -> Iterator[SourcePhoto]:
+def read_photos(rows: Iterable[dict[str, Any]], places: Sequence[str] | None = None) -> Iterator[SourcePhoto]:
     """Yields the photos of catalog rows, in their order; at most one batch of Parquet rows is in memory.
+
+    Args:
+        rows: of one catalog.
+        places: where photos that a `uri` column names may lie; None trusts the catalog, which was made under them.
 
     Raises:
         InputChanged: if a file is gone, or a photo's sha256 is not the catalog's.
     """
     listed = list(rows)
     if listed and listed[0]["row_group"] is not None:
-        yield from _read_parquet(listed)
+        yield from _read_parquet(listed, places)
         return
     for row in listed:
         yield _checked(SourcePhoto(row, *_read_file(row)))
@@ -61,17 +66,6 @@ def read_original(row: dict[str, Any] | None) -> bytes | None:
         return next(iter(read_photos([row]))).data
     except (InputChanged, OSError, ValueError):
         return None
-
-
-def read_uri(uri: str) -> bytes:
-    """Reads one photo by its URI.
-
-    Raises:
-        StorageUrlError: if the scheme is not allowed.
-        OSError: if it cannot be read.
-    """
-    parent, name = Storage(uri).as_parent_and_name()
-    return parent.read_bytes(name)
 
 
 def row_digest(columns: pa.RecordBatch) -> str:
@@ -106,7 +100,7 @@ def _read_file(row: dict[str, Any]) -> tuple[bytes | None, Reason | None]:
         return None, Reason.UNREADABLE
 
 
-def _read_parquet(rows: list[dict[str, Any]]) -> Iterator[SourcePhoto]:
+def _read_parquet(rows: list[dict[str, Any]], places: Sequence[str] | None) -> Iterator[SourcePhoto]:
     """Reads each row group once, forward: a shard's rows are a run of the file in source order."""
     groups: dict[tuple[str, int], dict[int, dict[str, Any]]] = defaultdict(dict)
     for row in rows:
@@ -117,25 +111,31 @@ def _read_parquet(rows: list[dict[str, Any]]) -> Iterator[SourcePhoto]:
             opened = parent.open(file_name)
         except FileNotFoundError as error:
             raise InputChanged("a Parquet file of the plan is gone from the source") from error
-        with opened as file:
+        with opened as file, named(uri):
             layout = parquet_layout(open_parquet(file).schema_arrow)
             last = max(wanted)
             for position, name, data, reference, columns in iter_parquet_photos(file, row_group, layout):
                 if position in wanted:
-                    photo = _parquet_photo(wanted[position], data, reference, columns)
+                    photo = _parquet_photo(wanted[position], data, reference, columns, places)
                     yield _checked(replace(photo, name=name))
                 if position >= last:
                     break
 
 
 def _parquet_photo(
-    row: dict[str, Any], data: bytes | None, reference: str | None, columns: pa.RecordBatch | None
+    row: dict[str, Any],
+    data: bytes | None,
+    reference: str | None,
+    columns: pa.RecordBatch | None,
+    places: Sequence[str] | None,
 ) -> SourcePhoto:
     if row["reason"] is not None:
         return SourcePhoto(row, None, Reason(row["reason"]), columns)
     if data is None and reference is not None:
         try:
-            data = read_uri(reference)
+            data = read_uri(reference, places)
+        except UriNotAllowed:
+            return SourcePhoto(row, None, Reason.URI_NOT_ALLOWED, columns)
         except (StorageUrlError, PermissionError, FileNotFoundError):
             return SourcePhoto(row, None, Reason.UNREADABLE, columns)
     return SourcePhoto(row, data, None if data is not None else Reason.EMPTY, columns)

@@ -45,6 +45,10 @@ def protect(
         int | None, typer.Option(help="Worker processes; by default one a core, 0 for this process.")
     ] = None,
     retry: Annotated[list[str] | None, typer.Option(help="Try photos again that were quarantined for REASON.")] = None,
+    allow_uri: Annotated[
+        list[str] | None,
+        typer.Option(help="Also read photos of a uri column under PREFIX, beside the source's own folder or bucket."),
+    ] = None,
     rehash: Annotated[
         bool, typer.Option("--rehash", help="Read every photo again, even if its listing is unchanged.")
     ] = False,
@@ -70,6 +74,7 @@ def protect(
         policy_file=policy,
         workers=settings,
         retry=tuple(retry or ()),
+        uris=tuple(allow_uri or ()),
         rehash=rehash,
         dry_run=dry_run,
         as_json=as_json,

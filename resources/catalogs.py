@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -33,6 +34,12 @@ ADVICE = {
     "decimal": "decimal128 with a scale of 0 or more",
     "null": "string, or drop the column",
 }
+
+
+class ParquetDamaged(ValueError):
+    """A Parquet file whose pages cannot be decoded; reading it again may help if it was damaged on its way."""
+
+    transient = True
 
 
 @dataclass(frozen=True)
@@ -143,7 +150,9 @@ def _layout_of(base: Storage, path: str) -> ParquetLayout:
     with base.open(path) as file:
         try:
             schema = open_parquet(file).schema_arrow
-        except pa.ArrowException as error:
+        except (pa.ArrowException, OSError) as error:
+            if is_of_storage(error):
+                raise
             reason = str(error).strip().splitlines()[0][:200]
             raise ValueError(f"{base.uri(path)} cannot be read as Parquet ({reason}): replace or remove it") from error
     return parquet_layout(schema)
@@ -263,17 +272,48 @@ def iter_rows(parquet: pq.ParquetFile, row_group: int, columns: list[str]) -> It
 
     Raises:
         ValueError: if the row group states, or turns out, to decode to more than is allowed.
+        ParquetDamaged: if it cannot be decoded.
     """
     check_row_group(parquet, row_group)
-    for batch in parquet.iter_batches(
-        batch_size=CHUNK_ROWS, row_groups=[row_group], columns=columns, use_threads=False
-    ):
+    for batch in _decoded(parquet, row_group, columns):
         if batch.nbytes > MAX_BATCH_BYTES:
             raise ValueError(
                 f"{batch.num_rows} rows of row group {row_group} decode to {batch.nbytes} bytes; "
                 f"{MAX_BATCH_BYTES} are allowed: remove what is not a photo"
             )
         yield batch
+
+
+def _decoded(parquet: pq.ParquetFile, row_group: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    batches = parquet.iter_batches(batch_size=CHUNK_ROWS, row_groups=[row_group], columns=columns, use_threads=False)
+    while True:
+        try:
+            batch = next(batches, None)
+        except (pa.ArrowException, OSError) as error:
+            if is_of_storage(error):
+                raise
+            reason = str(error).strip().splitlines()[0][:200]
+            raise ParquetDamaged(f"row group {row_group} cannot be decoded ({reason}): replace the file") from error
+        if batch is None:
+            return
+        yield batch
+
+
+def is_of_storage(error: BaseException) -> bool:
+    """Whether an error that came through the Parquet reader is a fault of the storage: those have a number or a type.
+
+    Errors of the reader itself are plain OSErrors and Arrow's own.
+    """
+    return isinstance(error, OSError) and (error.errno is not None or type(error) is not OSError)
+
+
+@contextlib.contextmanager
+def named(uri: str) -> Iterator[None]:
+    """Puts the name of the file in front of what is said of its content."""
+    try:
+        yield
+    except ParquetDamaged as error:
+        raise ParquetDamaged(f"{uri}: {error}") from error
 
 
 def stored_photos(batch: pa.RecordBatch, layout: ParquetLayout, first: int) -> Iterator[StoredPhoto]:

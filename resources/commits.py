@@ -31,6 +31,7 @@ from typing import Any
 import pyarrow as pa
 
 from resources.catalogs import open_parquet
+from resources.crash_points import crash_point
 from resources.s3_objects import s3_endpoint
 from resources.schemas import check_drop_name
 from resources.storage import Storage
@@ -145,7 +146,9 @@ class ProtectedTable:
                         f"another run committed drop {drop!r} with another plan: run again to plan on top of it"
                     )
                 basis = set(live)
+                crash_point("before_commit")
                 result, number = _commit_difference(table, drop, live, planned, metadata)
+                crash_point("after_commit")
             except CommitFailedError as error:
                 if attempt + 1 == ATTEMPTS:
                     raise ConflictingCommit(

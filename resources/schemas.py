@@ -58,6 +58,7 @@ class Reason(StrEnum):
     UNSUPPORTED_BIT_DEPTH = "unsupported_bit_depth"
     UNSUPPORTED_FORMAT = "unsupported_format"
     UNSUPPORTED_MODE = "unsupported_mode"
+    URI_NOT_ALLOWED = "uri_not_allowed"
     WORKER_KILLED = "worker_killed"
 
 

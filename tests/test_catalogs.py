@@ -9,7 +9,15 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 
-from resources.catalogs import CHUNK_ROWS, iter_rows, list_source, open_parquet, parquet_layout, stored_photos
+from resources.catalogs import (
+    CHUNK_ROWS,
+    ParquetDamaged,
+    iter_rows,
+    list_source,
+    open_parquet,
+    parquet_layout,
+    stored_photos,
+)
 from resources.commits import ProtectedTable, ShardFile, shard_path
 from resources.schemas import IMAGE, RECEIPTS
 from resources.storage import Storage
@@ -256,5 +264,5 @@ def test_a_flipped_byte_in_a_page_is_found(tmp_path: Path) -> None:
     data = bytearray((tmp_path / "a.parquet").read_bytes())
     data[data.index(photo[:100]) + 50] ^= 1
     (tmp_path / "a.parquet").write_bytes(data)
-    with (tmp_path / "a.parquet").open("rb") as file, pytest.raises(OSError, match="CRC"):
+    with (tmp_path / "a.parquet").open("rb") as file, pytest.raises(ParquetDamaged, match="CRC"):
         next(iter_rows(open_parquet(file), 0, ["content"]))

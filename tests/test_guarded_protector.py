@@ -107,7 +107,7 @@ def test_a_photo_that_takes_too_long_is_ended(act: str, tmp_path: Path, monkeypa
     protector = guarded(ProtectionPolicy(photo_seconds=0.5))
     (pid,) = children() - before
     began = time.monotonic()
-    with pytest.raises(PhotoRefused, match="longer than 0.5 s") as refused:
+    with pytest.raises(PhotoRefused, match=r"longer than 0\.5 s") as refused:
         protector.protect(photo_bytes(1), "slow.jpg")
     assert refused.value.reason == "deadline"
     assert time.monotonic() - began < 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -27,6 +28,7 @@ def protect(
     policy_file: Path | None,
     workers: WorkerSettings,
     retry: tuple[str, ...],
+    uris: tuple[str, ...],
     rehash: bool,
     dry_run: bool,
     as_json: bool,
@@ -36,7 +38,15 @@ def protect(
     from resources.dask_workers import Workers
 
     request = build_request(
-        source, target, defender=defender, budget=budget, drop=drop, policy_file=policy_file, retry=retry, rehash=rehash
+        source,
+        target,
+        defender=defender,
+        budget=budget,
+        drop=drop,
+        policy_file=policy_file,
+        retry=retry,
+        uris=uris,
+        rehash=rehash,
     )
     if dry_run:
         _say(estimate(request, workers), as_json)
@@ -60,6 +70,7 @@ def build_request(
     policy_file: Path | None,
     retry: tuple[str, ...],
     rehash: bool,
+    uris: tuple[str, ...] = (),
 ) -> ProtectionRequest:
     """Checks what was asked and pins it to one defender.
 
@@ -91,6 +102,7 @@ def build_request(
         budget_levels=entry.budget(budget if budget is not None else policy.budget_levels),
         rehash=rehash,
         retry=retry,
+        uris=uris,
     )
 
 
@@ -142,7 +154,7 @@ def estimate(request: ProtectionRequest, workers: WorkerSettings) -> dict[str, A
         "defender_digest": request.defender.digest,
         "budget_levels": request.budget_levels,
     }
-    photos, sample = _count_and_sample(listing)
+    photos, sample = _count_and_sample(listing, request.uris)
     began = time.perf_counter()
     try:
         protector.protect(sample)
@@ -158,9 +170,10 @@ def estimate(request: ProtectionRequest, workers: WorkerSettings) -> dict[str, A
     }
 
 
-def _count_and_sample(listing: Any) -> tuple[int, bytes]:
+def _count_and_sample(listing: Any, uris: tuple[str, ...]) -> tuple[int, bytes]:
     """Returns the number of photos and the bytes of one."""
-    from assets.source_photos import iter_parquet_photos, read_uri
+    from assets.photo_uris import open_places, read_uri
+    from assets.source_photos import iter_parquet_photos
     from resources.catalogs import open_parquet
     from resources.storage import Storage
 
@@ -177,7 +190,8 @@ def _count_and_sample(listing: Any) -> tuple[int, bytes]:
             photos += open_parquet(file).metadata.num_rows
             if not sample:
                 for _, _, data, uri, _ in iter_parquet_photos(file, 0, listing.layout):
-                    sample = data or (read_uri(uri) if uri else b"")
+                    with contextlib.suppress(OSError, ValueError):  # a photo that cannot be read is no sample
+                        sample = data or (read_uri(uri, open_places(listing.base, uris)) if uri else b"")
                     break
     return photos, sample
 
