@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from models.marks import AlreadyProtected, Mark
 from models.photos import PhotoRefused
 from models.policy import ProtectionPolicy
 from models.protector import BudgetBroken, ProtectedPhoto, ZeroPerturbation
@@ -67,13 +68,20 @@ class GuardedEngine:
 class GuardedProtector:
     """Protects like `models.protector.Protector`, in a child process a thread that calls it."""
 
-    def __init__(self, load_model: Callable[[], bytes], policy: ProtectionPolicy, budget_levels: int) -> None:
+    def __init__(
+        self,
+        load_model: Callable[[], bytes],
+        policy: ProtectionPolicy,
+        budget_levels: int,
+        defender_digest: str | None = None,
+    ) -> None:
         """Starts the first child.
 
         Args:
             load_model: returns the bytes of the ONNX file; called for every child, so that none are held here.
             policy: the policy, with the deadline and the memory of a photo.
             budget_levels: the budget, in 8-bit levels.
+            defender_digest: see `models.protector.Protector`.
 
         Raises:
             ValueError: if the file is not a defender.
@@ -82,19 +90,22 @@ class GuardedProtector:
         self._load_model = load_model
         self._policy = policy
         self._budget_levels = budget_levels
+        self._defender_digest = defender_digest
         self._idle: queue.LifoQueue[_Child] = queue.LifoQueue()
         first = self._start()
         self.engine = first.engine
         self._idle.put(first)
 
-    def protect(self, data: bytes, name: str = "") -> ProtectedPhoto:
+    def protect(self, data: bytes, name: str = "", *, known_mark: bool = False) -> ProtectedPhoto:
         """Protects one photo.
 
         Args:
             data: the file.
             name: its name, for the check of the suffix.
+            known_mark: see `models.protector.Protector.protect`.
 
         Raises:
+            AlreadyProtected: if its known mark holds.
             PhotoRefused: if the photo is to be quarantined; `deadline`, `out_of_memory` and `worker_killed` are added
                 to the reasons of `Protector.protect`.
             ZeroPerturbation: if the defender outputs nothing at all.
@@ -105,7 +116,9 @@ class GuardedProtector:
         for _ in range(TRIES):
             child = self._take()
             try:
-                answer, protected = child.ask({"name": name}, data, self._policy.photo_seconds)
+                answer, protected = child.ask(
+                    {"name": name, "known_mark": known_mark}, data, self._policy.photo_seconds
+                )
             except _Late:
                 child.end()
                 detail = f"protecting it takes longer than {self._policy.photo_seconds:g} s"
@@ -146,7 +159,11 @@ class GuardedProtector:
             child.end()
 
     def _start(self) -> _Child:
-        setup = {"policy": self._policy.to_json(), "budget_levels": self._budget_levels}
+        setup = {
+            "policy": self._policy.to_json(),
+            "budget_levels": self._budget_levels,
+            "defender_digest": self._defender_digest,
+        }
         child = _Child()
         try:
             answer, _ = child.ask(setup, self._load_model(), START_SECONDS)
@@ -251,6 +268,8 @@ def _result(answer: dict[str, Any], protected: bytes) -> ProtectedPhoto:
     """The child's answer as what `Protector.protect` would have returned or raised."""
     if "refused" in answer:
         raise PhotoRefused(*answer["refused"])
+    if "already_protected" in answer:
+        raise AlreadyProtected(Mark(**answer["already_protected"]), answer["format"])
     if "error" in answer:
         if answer["error"] in FATAL:
             raise FATAL[answer["error"]](answer["text"])

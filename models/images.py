@@ -10,10 +10,11 @@ from pathlib import PurePosixPath
 from types import ModuleType
 
 from models.codecs import jpeg, png, tiff, webp
+from models.marks import MARK_NAMESPACE, Mark, read_mark
 from models.photos import Photo, PhotoHeader, PhotoRefused
 from models.policy import ProtectionPolicy
 
-__all__ = ["Photo", "PhotoHeader", "PhotoRefused", "decode", "read_header", "sniff"]
+__all__ = ["Photo", "PhotoHeader", "PhotoRefused", "decode", "mark_of", "read_header", "sniff"]
 
 CODECS: dict[str, ModuleType] = {"JPEG": jpeg, "PNG": png, "WEBP": webp, "TIFF": tiff}
 SUFFIXES = {
@@ -87,6 +88,14 @@ def read_header(data: bytes, policy: ProtectionPolicy, name: str = "") -> PhotoH
     if policy.strict_names:
         raise PhotoRefused("format_mismatch", f"the content is {kind}, the name says {suffix}")
     return replace(header, flags=(*header.flags, "format_mismatch"))
+
+
+def mark_of(data: bytes) -> Mark | None:
+    """Returns the mark that a file holds, without decoding it; a file without one costs a search of its bytes."""
+    kind = sniff(data)
+    if kind is None or MARK_NAMESPACE.encode() not in data:
+        return None
+    return read_mark(CODECS[kind].read_xmp(data))
 
 
 def _check_limits(header: PhotoHeader, policy: ProtectionPolicy) -> None:

@@ -11,8 +11,12 @@ import re
 import struct
 from dataclasses import dataclass, field
 
-JPEG_START = b"\xff\xd8\xff"
-PICTURE_STARTS = (JPEG_START, b"\x89PNG\r\n\x1a\n")
+# Where a JPEG (some cameras write another first byte), PNG, WebP, HEIC, AVIF or JPEG XL begins inside a block.
+PICTURE = re.compile(
+    rb"\xff\xd8\xff|\xd8\xff[\xdb\xe0\xe1]|\x89PNG\r\n\x1a\n|RIFF.{4}WEBP|ftyp(?:hei|hev|mif1|msf1|avif)"
+    rb"|JXL \r\n\x87\n",
+    re.DOTALL,
+)
 
 ORIENTATION = 0x0112
 SUB_DIRECTORIES = {0x8769, 0x8825, 0xA005}  # Exif, GPS, interoperability
@@ -24,8 +28,16 @@ PHOTOSHOP_PICTURES = {0x0409, 0x040C, 0x0422, 0x0423}  # thumbnails; EXIF copies
 # A base64 picture, or any base64 run too long to be text; XMP writes line ends inside them as character references.
 _LINE_END = rb"(?:&#x?[0-9A-Fa-f]{1,4};|\s)"
 BASE64_PICTURE = re.compile(
-    rb"(?:/9j/|iVBORw0KGgo|UklGR|SUkqA|TU0AK)(?:[A-Za-z0-9+/=]|" + _LINE_END + rb"){60,}|[A-Za-z0-9+/]{1024,}={0,2}"
+    rb"(?:/9j/|iVBORw0KGgo|UklGR|SUkqA|TU0AK)(?:[A-Za-z0-9+/=]|"
+    + _LINE_END
+    + rb"){60,}|(?<![A-Za-z0-9+/])[A-Za-z0-9+/]{1024,}+={0,2}"
 )
+# Where an XMP packet names the digest of its extension, which only a JPEG has.
+EXTENSION = re.compile(
+    rb"xmpNote:HasExtendedXMP\s*=\s*(?:\"([^\"]*)\"|'([^']*)')"
+    rb"|<xmpNote:HasExtendedXMP>([^<]*)</xmpNote:HasExtendedXMP>"
+)
+ENCODINGS = {b"\xff\xfe\x00\x00": "utf-32", b"\x00\x00\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
 
 @dataclass(frozen=True)
@@ -49,8 +61,30 @@ class CleanBlock:
 
 
 def holds_picture(data: bytes) -> bool:
-    """Whether a JPEG or PNG begins anywhere in `data`."""
-    return any(start in data for start in PICTURE_STARTS)
+    """Whether a picture begins anywhere in `data`."""
+    return PICTURE.search(data) is not None
+
+
+def clean_profile(profile: bytes) -> CleanBlock:
+    """Leaves out a colour profile that holds a picture.
+
+    Its tables are long enough to hold the first bytes of a JPEG by chance, and dropping it would change the colours:
+    only what goes on as a JPEG does is one.
+    """
+    hidden = any(
+        found[0][:1] not in b"\xff\xd8" or _goes_on(profile, found.end()) for found in PICTURE.finditer(profile)
+    )
+    return CleanBlock(b"", renditions=True) if hidden else CleanBlock(profile)
+
+
+def _goes_on(data: bytes, at: int) -> bool:
+    """Whether marker segments lead from the one whose marker ends at `at` (or begins there) to a scan."""
+    at -= data[at - 1] != 0xFF
+    while 0 < at < len(data) - 2 and data[at - 1] == 0xFF and 0xC0 <= data[at] < 0xFF:
+        if data[at] == 0xDA:
+            return True
+        at += 2 + int.from_bytes(data[at + 1 : at + 3], "big")
+    return False
 
 
 # ---------------------------------------------------------------------------------------------------------- EXIF
@@ -140,8 +174,8 @@ def clean_exif(exif: bytes) -> CleanBlock:
         out[start:end] = exif[start:end]
     renditions = walk.renditions or holds_picture(exif)
     for start, end in walk.used:
-        picture = min((at for at in (out.find(mark, start, end) for mark in PICTURE_STARTS) if at >= 0), default=end)
-        out[picture:end] = bytes(end - picture)
+        if picture := PICTURE.search(out, start, end):
+            out[picture.start() : end] = bytes(end - picture.start())
     if holds_picture(bytes(out)):  # two values that overlap or touch: keep what viewers need and nothing else
         return CleanBlock(exif_with_orientation(walk.orientation), renditions=True, damaged=True)
     return CleanBlock(bytes(out), renditions, walk.damaged)
@@ -165,12 +199,32 @@ def clean_text(text: bytes) -> CleanBlock:
     return CleanBlock(cleaned, renditions=cleaned != text)
 
 
-def clean_xmp(packet: bytes) -> CleanBlock:
-    """Removes base64 pictures from an XMP packet, and its reference to an extended packet, which is not kept."""
-    if b"\x00" in packet.rstrip(b"\x00"):  # UTF-16 or UTF-32, which the pattern would not find pictures in
+def clean_xmp(packet: bytes, extension: bytes = b"") -> CleanBlock:
+    """Removes base64 pictures from an XMP packet; it is UTF-8 afterwards.
+
+    Args:
+        packet: the packet.
+        extension: the digest of the extended packet that goes with it; without one, it names none any more.
+    """
+    text = _as_utf8(packet)
+    if text is None:
         return CleanBlock(b"", damaged=True)
-    block = clean_text(packet)
-    return CleanBlock(re.sub(rb"\s*xmpNote:HasExtendedXMP=([\"'])[^\"']*\1", b"", block.data), block.renditions)
+    block = clean_text(text)
+    reference = b'xmpNote:HasExtendedXMP="' + extension + b'"' if extension else b""
+    element = b"<xmpNote:HasExtendedXMP>" + extension + b"</xmpNote:HasExtendedXMP>" if extension else b""
+    data = EXTENSION.sub(lambda found: element if found[0][:1] == b"<" else reference, block.data)
+    return CleanBlock(data, block.renditions)
+
+
+def _as_utf8(packet: bytes) -> bytes | None:
+    """The packet in an encoding that extends ASCII; None if it has zeros and does not say how to read them."""
+    if b"\x00" not in packet.rstrip(b"\x00"):
+        return packet
+    encoding = next((name for mark, name in ENCODINGS.items() if packet.startswith(mark)), "")
+    try:
+        return packet.decode(encoding).encode() if encoding else None
+    except UnicodeError:
+        return None
 
 
 def clean_photoshop(resources: bytes) -> CleanBlock:

@@ -36,9 +36,13 @@ RefusalReason = Literal[
 FLAGS = {
     "chroma_raised": "written with finer chroma, since the original's cannot be written or the protection needs it",
     "coding_changed": "an arithmetic-coded, interlaced or tiled file was written in the plain form of its format",
+    "data_mining_left_out": "the policy's word on data mining is not in it, since its XMP packet is too long or cannot "
+    "be read",
     "decoder_warning": "the decoder complained about the data, but delivered a whole picture",
     "format_mismatch": "the name's suffix is not the real format's; name and format were both kept",
     "grey_depth_converted": "greyscale of 2 or 4 bits a pixel was written with 8",
+    "mark_left_out": "it holds no mark of its protection, since its XMP packet is too long or cannot be read",
+    "mark_replaced": "it came with a mark that did not hold, or that no known receipt bears out",
     "metadata_damaged": "a metadata block could not be read and was left out",
     "metadata_dropped": "a metadata block that cannot be kept safely was left out",
     "palette_converted": "a palette picture was written as true colour",
@@ -99,14 +103,21 @@ class Stronger:
 
 
 class Encoding(Protocol):
-    """How a photo is written back: everything that the original's file decides beside the pixels."""
+    """How a photo is written back: everything that the original's file decides beside the pixels and the XMP packet."""
 
     @property
     def lossless(self) -> bool:
-        """Whether decoding `write(pixels)` gives exactly `pixels`."""
+        """Whether decoding `code(pixels)` gives exactly `pixels`."""
 
-    def write(self, pixels: Pixels) -> bytes:
-        """Returns the file with these pixels and the original's metadata."""
+    @property
+    def max_xmp(self) -> int:
+        """Bytes of the longest XMP packet that the format holds."""
+
+    def code(self, pixels: Pixels) -> bytes:
+        """Returns a file with these pixels, coded like the original's, and no metadata."""
+
+    def finish(self, coded: bytes, xmp: bytes) -> bytes:
+        """Returns a coded file with the original's metadata and an XMP packet, which may be empty."""
 
     def stronger(self) -> Iterator[Stronger]:
         """Yields encodings of rising fidelity, none if there is none."""
@@ -122,12 +133,20 @@ class Photo:
         header: what the file says of itself.
         encoding: how to write it back.
         flags: keys of `FLAGS`, those of the header included.
+        xmp: its XMP packet without pictures; empty if it has none.
+        xmp_extension: XMP beyond the packet, which JPEG has room for and the encoding keeps.
     """
 
     pixels: Pixels
     header: PhotoHeader
     encoding: Encoding
     flags: tuple[str, ...] = ()
+    xmp: bytes = b""
+    xmp_extension: bytes = b""
+
+    def write(self, pixels: Pixels) -> bytes:
+        """Returns the photo's file with other pixels."""
+        return self.encoding.finish(self.encoding.code(pixels), self.xmp)
 
     @property
     def colour_channels(self) -> int:

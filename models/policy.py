@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Literal
 
 from models.budget import check_budget
+from models.data_mining import RISING
 
 PILLOW_BOMB_PIXELS = 89_478_485  # above it Pillow warns of a decompression bomb, above twice that it refuses
 PALETTES = ("convert", "quarantine")
@@ -17,7 +18,7 @@ RUN_LIMITS = ("max_quarantined_share", "max_quarantined", "photo_seconds", "phot
 
 @dataclass(frozen=True)
 class ProtectionPolicy:
-    """How photos are protected; two equal policies give equal bytes.
+    """How photos are protected; two equal policies give equal bytes of what is protected.
 
     Attributes:
         budget_levels: largest change of a stored value, 1 to 16 of 255 levels; None: the defender's default.
@@ -29,6 +30,10 @@ class ProtectionPolicy:
         min_side: a photo with a shorter side, in pixels, is refused as `too_small`.
         palette: "convert" writes palette pictures as true colour and flags them, "quarantine" refuses them.
         strict_names: refuse a file whose suffix names another format than its content, instead of flagging it.
+        mark: write a mark of the protection into the photo's XMP.
+        trust_marks: skip a photo whose mark fits its pixels, even if no known receipt bears it out.
+        data_mining: a PLUS DataMining entry to write into the photo's XMP, which never loosens what its owner set;
+            null writes none.
         max_quarantined_share: failure budget: a run stops when a larger share of its photos is quarantined, once
             there are `max_quarantined` of them; it decides no bytes and is not part of the digest.
         max_quarantined: quarantined photos that never stop a run.
@@ -46,6 +51,9 @@ class ProtectionPolicy:
     min_side: int = 32
     palette: Literal["convert", "quarantine"] = "convert"
     strict_names: bool = False
+    mark: bool = True
+    trust_marks: bool = False
+    data_mining: str | None = None
     max_quarantined_share: float = 0.25
     max_quarantined: int = 50
     photo_seconds: float = 120.0
@@ -66,8 +74,13 @@ class ProtectionPolicy:
         _check_whole("photo_memory", self.photo_memory, 2**25, 2**40)
         if self.palette not in PALETTES:
             raise ValueError(f"policy palette {self.palette!r} is not allowed: give one of {', '.join(PALETTES)}")
-        if not isinstance(self.strict_names, bool):
-            raise ValueError(f"policy strict_names {self.strict_names!r} is not allowed: give true or false")
+        for name in ("strict_names", "mark", "trust_marks"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"policy {name} {getattr(self, name)!r} is not allowed: give true or false")
+        if self.data_mining is not None and self.data_mining not in RISING:
+            raise ValueError(
+                f"policy data_mining {self.data_mining!r} is not allowed: give null or one of {', '.join(RISING)}"
+            )
 
     def to_json(self) -> str:
         """Returns the canonical JSON: every field, sorted, no spaces."""

@@ -13,7 +13,8 @@ import numpy as np
 
 from models.budget import check_budget
 from models.engines import Engine
-from models.images import decode
+from models.images import decode, read_header
+from models.marks import MARK_NAMESPACE, AlreadyProtected, Mark, held_mark, pixels_sha256, with_mark
 from models.photos import Photo, PhotoRefused, Pixels, Stronger
 from models.policy import PILLOW_BOMB_PIXELS, ProtectionPolicy
 from models.quality import Survival, largest_difference, measure_survival, squared_distance, ssim
@@ -26,6 +27,7 @@ from models.resampling import (
     shrink,
     to_upright,
 )
+from models.xmp import UnreadablePacket
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 MIN_GAIN = 0.1  # below it a photo is never called protected, whatever the policy
@@ -57,6 +59,7 @@ class ProtectedPhoto:
         psnr: decoded output against decoded input, dB.
         ssim: the same on luma at short side 256.
         flags: keys of `models.photos.FLAGS`.
+        pixels_sha256: of the decoded pixels, if the file holds a mark; see `models.marks.pixels_sha256`.
     """
 
     data: bytes
@@ -69,23 +72,57 @@ class ProtectedPhoto:
     psnr: float
     ssim: float
     flags: tuple[str, ...]
+    pixels_sha256: str | None = None
 
 
 @dataclass(frozen=True)
 class _Written:
+    """A file, and what it decodes to.
+
+    Attributes:
+        how: its encoding.
+        coded: the picture in it, without metadata.
+        data: the file, with the XMP packet of the original.
+        result: what the file decodes to.
+        colour: the values of that which may move.
+        survival: how it differs from the original.
+    """
+
+    how: Stronger
+    coded: bytes
     data: bytes
+    result: Photo
     colour: Pixels
     survival: Survival
+
+
+@dataclass(frozen=True)
+class _Marked:
+    """A file with its mark, the flags for what could not be written, and the digest that the mark holds."""
+
+    data: bytes
     flags: tuple[str, ...]
+    pixels_sha256: str | None
 
 
 class Protector:
     """Applies one defender under one policy. The same photo always gives the same bytes."""
 
-    def __init__(self, engine: Engine, policy: ProtectionPolicy, budget_levels: int) -> None:
+    def __init__(
+        self, engine: Engine, policy: ProtectionPolicy, budget_levels: int, defender_digest: str | None = None
+    ) -> None:
+        """Holds what decides the bytes of a protected photo.
+
+        Args:
+            engine: computes perturbations.
+            policy: the policy.
+            budget_levels: the budget, in 8-bit levels.
+            defender_digest: what a mark says of the defender; without one, no marks are written.
+        """
         self.engine = engine
         self.policy = policy
         self.budget_levels = check_budget(budget_levels)
+        self.defender_digest = defender_digest
 
     def perturbation(self, photo: Photo) -> Perturbation:
         """Returns the perturbation of the stored pixels, before saturation.
@@ -115,19 +152,25 @@ class Protector:
         native = enlarge(turned, (photo.header.height, photo.header.width), self.budget_levels)
         return cv2.merge([native] * 3) if neutral else native
 
-    def protect(self, data: bytes, name: str = "") -> ProtectedPhoto:
+    def protect(self, data: bytes, name: str = "", *, known_mark: bool = False) -> ProtectedPhoto:
         """Decodes, perturbs and encodes one photo, and measures the result on the written file.
 
         Args:
             data: the file.
             name: its name, for the check of the suffix.
+            known_mark: whether a receipt bears out the mark that the photo has, or marks are trusted.
 
         Raises:
             PhotoRefused: if the photo is to be quarantined.
+            AlreadyProtected: if its known mark holds: it is to be published as it is.
             ZeroPerturbation: if the defender outputs nothing at all.
             BudgetBroken: if a lossless file does not hold the budget.
         """
-        return self.protect_decoded(decode(data, self.policy, name), len(data))
+        photo = decode(data, self.policy, name)
+        mark = held_mark(photo) if known_mark else None
+        if mark is not None:
+            raise AlreadyProtected(mark, photo.header.format)
+        return self.protect_decoded(photo, len(data))
 
     def protect_decoded(self, photo: Photo, bytes_in: int) -> ProtectedPhoto:
         """The same for a photo that is decoded already; `bytes_in` is the size of its file."""
@@ -141,13 +184,14 @@ class Protector:
                 f"{stored:.2f} of the perturbation can be stored: it rounds to nothing, or pixels are black or white",
             )
         written = self._encode(photo, before, perturbed)
-        flags = [*photo.flags, *written.flags]
+        marked = self._mark(photo, written)
+        flags = [*photo.flags, *written.how.flags, *marked.flags]
         if "chroma_raised" in flags or "quality_raised" in flags:
-            flags.append(f"size_ratio:{len(written.data) / max(1, bytes_in):.2f}")
+            flags.append(f"size_ratio:{len(marked.data) / max(1, bytes_in):.2f}")
         if stored < 1 - SATURATED_SHARE:
             flags.append("saturated")
         return ProtectedPhoto(
-            data=written.data,
+            data=marked.data,
             format=photo.header.format,
             width=photo.header.width,
             height=photo.header.height,
@@ -157,6 +201,7 @@ class Protector:
             psnr=written.survival.psnr,
             ssim=ssim(before, written.colour),
             flags=tuple(dict.fromkeys(flags)),
+            pixels_sha256=marked.pixels_sha256,
         )
 
     def _encode(self, photo: Photo, before: Pixels, perturbed: Pixels) -> _Written:
@@ -181,7 +226,8 @@ class Protector:
 
     def _write(self, how: Stronger, photo: Photo, pixels: Pixels, perturbed: Pixels) -> _Written:
         """Encodes, decodes what was written, and compares."""
-        data = how.encoding.write(pixels)
+        coded = how.encoding.code(pixels)
+        data = how.encoding.finish(coded, photo.xmp)
         result = decode(data, READ_BACK)
         if (result.pixels.shape, result.header.orientation) != (pixels.shape, photo.header.orientation):
             raise BudgetBroken(
@@ -195,7 +241,29 @@ class Protector:
             raise BudgetBroken(f"a written {photo.header.format} has another alpha channel than its original")
         colour = colour_planes(result.pixels)
         survival = measure_survival(colour_planes(photo.pixels), perturbed, colour)
-        return _Written(data, colour, survival, how.flags)
+        return _Written(how, coded, data, result, colour, survival)
+
+    def _mark(self, photo: Photo, written: _Written) -> _Marked:
+        """Writes the mark, and the word on data mining; the coded picture, which was checked, stays as it is."""
+        mark, word = None, self.policy.data_mining
+        if self.policy.mark and self.defender_digest is not None:
+            mark = Mark(self.defender_digest, self.budget_levels, pixels_sha256(written.result.pixels))
+        packet = photo.xmp
+        kept: tuple[Mark | None, str | None] = (None, None)
+        for attempt in dict.fromkeys(((mark, word), (None, word), kept)):  # an old mark goes in any case
+            try:
+                changed = with_mark(photo.xmp, *attempt, elsewhere=photo.xmp_extension)
+            except UnreadablePacket:
+                break
+            if len(changed) <= photo.encoding.max_xmp:
+                packet, kept = changed, attempt
+                break
+        flags = ["mark_replaced"] * (MARK_NAMESPACE.encode() in photo.xmp)
+        flags += ["mark_left_out"] * (kept[0] != mark) + ["data_mining_left_out"] * (kept[1] != word)
+        data = written.data if packet == photo.xmp else photo.encoding.finish(written.coded, packet)
+        if read_header(data, READ_BACK) != written.result.header:
+            raise BudgetBroken(f"a written {photo.header.format} has another header with its mark than without")
+        return _Marked(data, tuple(flags), kept[0].pixels_sha256 if kept[0] else None)
 
     def _check_budget(self, written: _Written, before: Pixels, perturbed: Pixels) -> None:
         worst = largest_difference(written.colour, before)

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 import cv2
 
 from models.engines import OnnxEngine
+from models.marks import AlreadyProtected
 from models.photos import PhotoRefused
 from models.policy import ProtectionPolicy
 from models.protector import BudgetBroken, Protector, ZeroPerturbation
@@ -48,7 +49,7 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
     try:
         policy = ProtectionPolicy.from_json(setup["policy"])
         engine = OnnxEngine(model)
-        protector = Protector(engine, policy, setup["budget_levels"])
+        protector = Protector(engine, policy, setup["budget_levels"], setup["defender_digest"])
     except ValueError as error:
         _write_frame(replies, {"failed": str(error)})
         return
@@ -58,7 +59,7 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
     while (request := _read_frame(requests)) is not None:
         values, data = request
         signal.setitimer(signal.ITIMER_REAL, policy.photo_seconds + GRACE_SECONDS)
-        answer, protected = _answer(protector, data, values["name"])
+        answer, protected = _answer(protector, data, values)
         signal.setitimer(signal.ITIMER_REAL, 0)
         del request, data
         _write_frame(replies, answer, protected)
@@ -66,14 +67,16 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
             return  # what is left of the memory is in pieces
 
 
-def _answer(protector: Protector, data: bytes, name: str) -> tuple[dict[str, Any], bytes]:
+def _answer(protector: Protector, data: bytes, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
     try:
-        result = protector.protect(data, name)
+        result = protector.protect(data, request["name"], known_mark=request["known_mark"])
         values = asdict(result)
         data = values.pop("data")
         json.dumps(values)
     except PhotoRefused as refusal:
         return {"refused": [refusal.reason, refusal.detail]}, b""
+    except AlreadyProtected as held:
+        return {"already_protected": asdict(held.mark), "format": held.format}, b""
     except Exception as error:
         if is_out_of_memory(error):
             return {"out_of_memory": True}, b""

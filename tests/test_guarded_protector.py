@@ -17,6 +17,7 @@ from tiny_defender import build_model
 
 from models.engines import OnnxEngine
 from models.guarded_protector import GuardedProtector, ProtectorFault
+from models.marks import AlreadyProtected
 from models.photos import PhotoRefused
 from models.policy import ProtectionPolicy
 from models.protector import Protector, ZeroPerturbation
@@ -47,6 +48,17 @@ def test_it_gives_what_the_protector_gives(protector: GuardedProtector) -> None:
         data = encoded(photograph(), kind)
         assert protector.protect(data, f"x.{kind}") == plain.protect(data, f"x.{kind}")
     assert children() <= before
+
+
+def test_marks_are_written_and_found_in_the_child() -> None:
+    protector = GuardedProtector(build_model, POLICY, 6, "5" * 64)
+    plain = Protector(OnnxEngine(build_model()), POLICY, 6, "5" * 64)
+    once = protector.protect(encoded(photograph()))
+    assert once == plain.protect(encoded(photograph())) and once.pixels_sha256 is not None
+    with pytest.raises(AlreadyProtected) as held:
+        protector.protect(once.data, known_mark=True)
+    assert held.value.mark.pixels_sha256 == once.pixels_sha256 and held.value.format == "JPEG"
+    protector.close()
 
 
 def test_refusals_come_through(protector: GuardedProtector) -> None:

@@ -16,6 +16,7 @@ from odd_photos import encoded, photograph
 from PIL import Image, ImageFile
 
 from models.codecs.png_chunks import SIGNATURE, Chunk, read_chunks
+from models.codecs.tiff_directory import Entry, with_entries, with_short
 from models.codecs.vp8 import estimate_quality
 from models.images import PhotoRefused, decode, read_header, sniff
 from models.photos import FLAGS, RefusalReason
@@ -77,7 +78,7 @@ def test_pixels_and_header_are_those_that_pillow_sees(name: str) -> None:
 def test_writing_a_lossless_photo_keeps_every_value(name: str) -> None:
     photo = decode(FILES[name], POLICY)
     changed = np.random.default_rng(0).integers(0, 256, photo.pixels.shape, dtype=np.uint8)
-    again = decode(photo.encoding.write(changed), POLICY)
+    again = decode(photo.write(changed), POLICY)
     assert np.array_equal(again.pixels, changed)
     assert again.header == photo.header and again.encoding == photo.encoding
     assert list(photo.encoding.stronger()) == []
@@ -86,7 +87,7 @@ def test_writing_a_lossless_photo_keeps_every_value(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(name for name in FILES if name.startswith("JPEG")))
 def test_a_jpeg_is_written_with_its_own_coding(name: str) -> None:
     photo = decode(FILES[name], POLICY)
-    written = photo.encoding.write(photo.pixels)
+    written = photo.write(photo.pixels)
     again = decode(written, POLICY)
     assert again.header == photo.header and again.encoding == photo.encoding
     with Image.open(io.BytesIO(FILES[name])) as before, Image.open(io.BytesIO(written)) as after:
@@ -100,21 +101,21 @@ def test_a_jpeg_with_three_tables_keeps_them() -> None:
     tables = [[base + i for i in range(64)] for base in (3, 5, 9)]
     photo = decode(encoded(RGB, qtables=tables, quality=-1), POLICY)
     assert photo.encoding.tables == tuple(map(tuple, tables))
-    assert decode(photo.encoding.write(photo.pixels), POLICY).encoding == photo.encoding
+    assert decode(photo.write(photo.pixels), POLICY).encoding == photo.encoding
 
 
 @pytest.mark.parametrize("chroma", ["440", "411"])
 def test_chroma_that_cannot_be_written_becomes_finer_and_is_flagged(chroma: str) -> None:
     photo = decode(simplejpeg.encode_jpeg(np.ascontiguousarray(RGB), 90, "RGB", chroma), POLICY)
     assert photo.flags == ("chroma_raised",) and photo.encoding.subsampling == 0
-    photo.encoding.write(photo.pixels)
+    photo.write(photo.pixels)
 
 
 def test_stronger_jpegs_are_finer_step_by_step_to_the_finest() -> None:
     photo = decode(encoded(RGB, quality=40), POLICY)
     steps = list(photo.encoding.stronger())
     assert steps[0].flags == ("chroma_raised",) and steps[0].encoding.tables == photo.encoding.tables
-    sizes = [len(step.encoding.write(photo.pixels)) for step in steps]
+    sizes = [len(step.encoding.code(photo.pixels)) for step in steps]
     assert sizes == sorted(sizes)
     assert steps[-1].encoding.tables[0] == (1,) * 64
     assert all("quality_raised" in step.flags for step in steps[1:])
@@ -128,7 +129,7 @@ def test_noise_at_the_highest_quality_can_be_written(progressive: bool, monkeypa
         data = encoded(Image.fromarray(noise), quality=100, subsampling=0, progressive=progressive)
     photo = decode(data, POLICY)
     before = ImageFile.MAXBLOCK
-    assert np.abs(decode(photo.encoding.write(noise), POLICY).pixels.astype(int) - noise).max() < 10
+    assert np.abs(decode(photo.write(noise), POLICY).pixels.astype(int) - noise).max() < 10
     assert before == ImageFile.MAXBLOCK
 
 
@@ -165,7 +166,7 @@ def test_transparent_colours_become_an_alpha_channel(picture: Image.Image) -> No
         assert np.array_equal(photo.pixels, np.asarray(expected.convert(target)))
     assert "transparency_converted" in photo.flags
     assert 0 < np.count_nonzero(photo.pixels[..., -1] == 0) < photo.pixels[..., 0].size
-    again = decode(photo.encoding.write(photo.pixels), POLICY)
+    again = decode(photo.write(photo.pixels), POLICY)
     assert np.array_equal(again.pixels, photo.pixels) and again.flags == ()
 
 
@@ -199,6 +200,14 @@ def test_sixteen_bit_tiffs_are_refused_too() -> None:
     assert refusal(encoded(GREY.convert("F"), "TIFF")).reason == "unsupported_bit_depth"
 
 
+@pytest.mark.parametrize("kind", [0, 1])
+def test_alpha_that_the_colours_are_scaled_by_is_refused_and_not_divided_out(kind: int) -> None:
+    """Pillow would divide, which changes stored values; and it would drop a fourth sample of unknown meaning."""
+    data = encoded(RGBA, "TIFF")
+    assert decode(data, POLICY).header.mode == "RGBA"
+    assert refusal(with_short(data, 338, kind)).reason == "unsupported_mode"
+
+
 # -------------------------------------------------------------------------------------------------- orientation
 
 
@@ -213,9 +222,16 @@ def test_stored_pixels_and_the_orientation_stay(kind: str, orientation: int) -> 
     assert photo.header.orientation == orientation
     assert (photo.header.width, photo.header.height) == RGB.size
     assert np.array_equal(photo.pixels, plain.pixels)
-    again = decode(photo.encoding.write(photo.pixels), POLICY)
+    again = decode(photo.write(photo.pixels), POLICY)
     assert again.header == photo.header
     assert kind == "JPEG" or np.array_equal(again.pixels, photo.pixels)
+
+
+def test_only_the_tag_turns_a_tiff() -> None:
+    packet = b'<x:xmpmeta xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+    data = with_entries(encoded(RGB, "TIFF"), (Entry(700, 1, len(packet), packet),), ())
+    photo = decode(data, POLICY)
+    assert photo.header.orientation == 1 and np.array_equal(photo.pixels, np.asarray(RGB)) and photo.xmp == packet
 
 
 # ------------------------------------------------------------------------------------------------------ refusals

@@ -1,6 +1,7 @@
 """Metadata goes with a protected photo; pictures of the unprotected original do not."""
 
 import base64
+import contextlib
 import hashlib
 import io
 import re
@@ -18,12 +19,14 @@ from models.codecs.png_chunks import Chunk, read_chunks
 from models.codecs.tiff_directory import Entry, first_directory, read_directory, with_entries
 from models.engines import OnnxEngine
 from models.metadata import clean_exif, clean_photoshop, clean_xmp, exif_orientation, exif_with_orientation
+from models.photos import PhotoRefused
 from models.policy import ProtectionPolicy
 from models.protector import Protector
 
 THUMBNAIL = encoded(photograph(80, 60), quality=60)
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 XMP = b"http://ns.adobe.com/xap/1.0/\x00"
+XMP_EXTENSION = b"http://ns.adobe.com/xmp/extension/\x00"
 PHOTOSHOP = b"Photoshop 3.0\x00"
 IPTC = b"\x1c\x02\x78\x00\x09a caption"
 
@@ -77,29 +80,39 @@ def with_segments(data: bytes, *segments: Segment) -> bytes:
     return data[:2] + jfif + b"".join(s.to_bytes() for s in segments) + data[2 + len(jfif) :]
 
 
-def other_pictures(data: bytes) -> list[int]:
-    """Where a picture other than the file itself can be decoded: raw, deflated, hexadecimal or in base64."""
+def hidden_blocks(data: bytes) -> list[bytes]:
+    """What lies deflated in the chunks of a PNG, or in pieces in the segments of a JPEG."""
     if data[:8] == b"\x89PNG\r\n\x1a\n":
+        blocks = []
         for chunk in read_chunks(data).chunks:
-            if chunk.kind in (b"zTXt", b"iTXt"):
+            if chunk.kind in (b"zTXt", b"iTXt", b"iCCP"):
                 for start in (2, 5):
-                    try:
-                        data += zlib.decompress(chunk.data[chunk.data.index(b"\x00") + start :])
-                    except zlib.error:
-                        continue
+                    with contextlib.suppress(zlib.error):
+                        blocks.append(zlib.decompress(chunk.data[chunk.data.index(b"\x00") + start :]))
+        return blocks
+    if data[:2] != b"\xff\xd8":
+        return []
+    segments = read_header_segments(data).header
+    heads = {b"ICC_PROFILE\x00": 14, XMP_EXTENSION: len(XMP_EXTENSION) + 40, PHOTOSHOP: len(PHOTOSHOP)}
+    return [b"".join(s.payload[cut:] for s in segments if s.payload.startswith(head)) for head, cut in heads.items()]
+
+
+def other_pictures(data: bytes) -> list[int]:
+    """Where a picture other than the file itself can be decoded: raw, deflated, in pieces, hexadecimal or in base64."""
+    data += b"".join(hidden_blocks(data))
     found = []
     runs = re.finditer(rb"(?:[A-Za-z0-9+/=]|\s|&#xA;){200,}", data)
     texts = [re.sub(rb"\s|&#xA;", b"", run.group()) for run in runs]
     plain = [base64.b64decode(text + b"=" * (-len(text) % 4)) for text in texts if b"/9j/" in text or b"iVBOR" in text]
     plain += [bytes.fromhex(text.decode()) for text in texts if re.fullmatch(rb"(?:[0-9a-f]{2})+", text)]
     for number, block in enumerate([data, *plain]):
-        for mark in (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"):
+        for mark in (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF"):
             for match in re.finditer(re.escape(mark), block):
                 if number == 0 and match.start() == 0:
                     continue
                 try:
                     Image.open(io.BytesIO(block[match.start() :])).load()
-                except (OSError, SyntaxError):
+                except (OSError, SyntaxError, ValueError):
                     continue
                 found.append(match.start())
     return found
@@ -179,9 +192,16 @@ def test_xmp_loses_base64_pictures_in_elements_and_attributes() -> None:
     assert clean_xmp(b"<x>plain</x>" + b" " * 2000).data == b"<x>plain</x>" + b" " * 2000
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+def test_xmp_of_wide_characters_is_kept_as_utf8(encoding: str) -> None:
+    block = clean_xmp("<x>Zoë</x>".encode(encoding))
+    assert block.data.decode().lstrip("\ufeff") == "<x>Zoë</x>" and block.flags == ()
+
+
 def test_xmp_that_cannot_be_searched_is_left_out() -> None:
-    block = clean_xmp("<x>kept</x>".encode("utf-16"))
-    assert block.data == b"" and block.damaged
+    for packet in ("<x>kept</x>".encode("utf-16-le"), b"<x>\x00kept</x>", b"\xff\xfe<\x00\x00\xd8"):
+        block = clean_xmp(packet)
+        assert block.data == b"" and block.damaged
 
 
 def test_photoshop_resources_keep_iptc_and_lose_thumbnails() -> None:
@@ -201,13 +221,14 @@ def hostile_jpeg() -> bytes:
         Segment(APP0, b"JFXX\x00\x10" + THUMBNAIL),
         Segment(APP1, b"Exif\x00\x00" + exif_block(thumbnail=THUMBNAIL, maker_note=b"n" + THUMBNAIL)),
         Segment(APP1, XMP + b"<x><t>" + picture + b"</t><dc:title>kept title</dc:title></x>"),
-        Segment(APP1, b"http://ns.adobe.com/xmp/extension/\x00" + b"A" * 40 + picture),
+        Segment(APP1, XMP_EXTENSION + b"A" * 40 + picture),
         Segment(APP2, b"ICC_PROFILE\x00\x01\x02" + ICC[:300]),
         Segment(APP2, b"ICC_PROFILE\x00\x02\x02" + ICC[300:]),
         Segment(APP2, b"MPF\x00" + bytes(80)),
         Segment(APP2, b"FPXR\x00\x00" + THUMBNAIL),
         Segment(0xE4, b"maker preview" + THUMBNAIL),
         Segment(0xEB, b"JP\x00\x01" + THUMBNAIL),
+        Segment(0xE7, b"another preview" + encoded(photograph(80, 60), "WEBP")),
         Segment(APP13, PHOTOSHOP + resource(0x0404, IPTC) + resource(0x040C, bytes(28) + THUMBNAIL)[:900]),
         Segment(APP13, PHOTOSHOP + resource(0x040C, bytes(28) + THUMBNAIL)[900:]),
         Segment(COM, b"a comment"),
@@ -232,8 +253,72 @@ def test_a_jpeg_keeps_its_metadata(protector: Protector) -> None:
 
 def test_no_other_picture_is_in_a_protected_jpeg(protector: Protector) -> None:
     data = hostile_jpeg()
-    assert len(other_pictures(data)) >= 9
+    assert len(other_pictures(data)) >= 10
     assert other_pictures(protector.protect(data).data) == []
+
+
+def extension_segments(extension: bytes, digest: bytes, size: int = 65_000) -> list[Segment]:
+    """The segments of an extended XMP packet, the last part first."""
+    length = len(extension).to_bytes(4, "big")
+    parts = [
+        XMP_EXTENSION + digest + length + at.to_bytes(4, "big") + extension[at : at + size]
+        for at in range(0, len(extension), size)
+    ]
+    return [Segment(APP1, part) for part in reversed(parts)]
+
+
+@pytest.mark.parametrize("form", ["attribute", "element"])
+def test_an_extended_xmp_packet_is_kept_without_its_pictures(protector: Protector, form: str) -> None:
+    picture = base64.b64encode(THUMBNAIL)
+    extension = b"<x><i>" + picture + b"</i><t>" + b"kept words, " * 8000 + b"</t></x>"
+    digest = hashlib.md5(extension).hexdigest().upper().encode()
+    reference = b'<x xmpNote:HasExtendedXMP="%s"/>' % digest
+    if form == "element":
+        reference = b"<x><xmpNote:HasExtendedXMP>%s</xmpNote:HasExtendedXMP></x>" % digest
+    segments = [Segment(APP1, XMP + reference), *extension_segments(extension, digest)]
+    result = protector.protect(with_segments(encoded(photograph()), *segments))
+    payloads = [s.payload for s in read_header_segments(result.data).header if s.marker == APP1]
+    clean = extension.replace(picture, b"")
+    new = hashlib.md5(clean).hexdigest().upper().encode()
+    assert payloads[0] == XMP + reference.replace(digest, new)
+    assert [p[len(XMP_EXTENSION) :][:32] for p in payloads[1:]] == [new, new]
+    assert b"".join(p[len(XMP_EXTENSION) + 40 :] for p in payloads[1:]) == clean
+    assert result.flags == ("renditions_removed",)
+    again = protector.protect(result.data)
+    assert read_header_segments(again.data).header == read_header_segments(result.data).header and again.flags == ()
+
+
+@pytest.mark.parametrize("fault", ["missing part", "other digest", "no reference", "second packet"])
+def test_an_extension_that_is_not_whole_is_left_out_and_flagged(protector: Protector, fault: str) -> None:
+    extension = b"<x>" + b"some words, " * 8000 + b"</x>"
+    digest = hashlib.md5(extension).hexdigest().upper().encode()
+    packet = b"<x/>" if fault == "no reference" else b'<x xmpNote:HasExtendedXMP="%s"/>' % digest
+    parts = extension_segments(extension, b"0" * 32 if fault == "other digest" else digest)
+    parts = parts[:1] if fault == "missing part" else parts
+    extra = [Segment(APP1, XMP + b"<y/>")] if fault == "second packet" else []
+    result = protector.protect(with_segments(encoded(photograph()), Segment(APP1, XMP + packet), *extra, *parts))
+    assert result.flags == ("metadata_dropped",)
+    payloads = [s.payload for s in read_header_segments(result.data).header if s.marker == APP1]
+    assert payloads[0] == XMP + {"second packet": packet, "no reference": packet}.get(fault, b"<x />")
+    assert len(payloads) == (3 if fault == "second packet" else 1)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_a_colour_profile_stays_unless_it_hides_a_picture(protector: Protector, kind: str) -> None:
+    """A table of colours can begin like a JPEG by chance; dropping it would change every colour."""
+    options = {"lossless": True} if kind == "WEBP" else {}
+    chance = ICC + b"\xff\xd8\xff\xe0 not a picture" * 3000
+    hiding = ICC + bytes(64_000) + THUMBNAIL
+    for profile in (chance, hiding):
+        profile = len(profile).to_bytes(4, "big") + profile[4:]
+        data = encoded(photograph(), kind, icc_profile=profile, **options)
+        result = protector.protect(data)
+        with Image.open(io.BytesIO(result.data)) as after:
+            kept = after.info.get("icc_profile")
+        assert (kept == profile) == (THUMBNAIL not in profile)
+        assert ("renditions_removed" in result.flags) == (THUMBNAIL in profile)
+        if THUMBNAIL in profile:
+            assert other_pictures(data) and other_pictures(result.data) == []
 
 
 def test_an_exif_block_that_cannot_be_read_is_left_out_but_not_its_photo(protector: Protector) -> None:
@@ -253,7 +338,7 @@ def test_a_long_photoshop_block_is_split_over_segments_again(protector: Protecto
 def test_png_chunks_travel_and_their_pictures_do_not(protector: Protector) -> None:
     plain = encoded(photograph(), "PNG")
     text = b"kept value"
-    profile = b"\nexif\n    %d\n" % len(THUMBNAIL) + THUMBNAIL.hex().encode()
+    profile = b"\nother\n    %d\n" % len(THUMBNAIL) + THUMBNAIL.hex().encode()
     kept = [
         Chunk(b"gAMA", (45_455).to_bytes(4, "big")),
         Chunk(b"pHYs", struct.pack(">IIB", 3780, 3780, 1)),
@@ -265,10 +350,11 @@ def test_png_chunks_travel_and_their_pictures_do_not(protector: Protector) -> No
         Chunk(b"prVt", b"a private chunk that is safe to copy"),
     ]
     dropped = [
-        Chunk(b"zTXt", b"Raw profile type exif\x00\x00" + zlib.compress(profile)),
+        Chunk(b"zTXt", b"Raw profile type other\x00\x00" + zlib.compress(profile)),
         Chunk(b"tEXt", b"preview\x00" + base64.b64encode(THUMBNAIL)),
         Chunk(b"caBX", THUMBNAIL),
         Chunk(b"prVw", THUMBNAIL),
+        Chunk(b"noTS", b"an unknown chunk that is not safe to copy"),
     ]
     xmp = b"XML:com.adobe.xmp\x00\x00\x00\x00\x00<x>kept title<i>" + base64.b64encode(THUMBNAIL) + b"</i></x>"
     changed = [Chunk(b"iTXt", xmp), Chunk(b"eXIf", exif_block(thumbnail=THUMBNAIL))]
@@ -287,6 +373,35 @@ def test_png_chunks_travel_and_their_pictures_do_not(protector: Protector) -> No
         assert after.info["icc_profile"] == ICC
     flags = {"renditions_removed", "metadata_dropped", "metadata_damaged", "trailing_bytes_removed"}
     assert flags <= set(result.flags)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "kept"),
+    [
+        (b"exif", b"Exif\x00\x00" + exif_block(thumbnail=THUMBNAIL), b"a description"),
+        (b"iptc", PHOTOSHOP + resource(0x0404, IPTC) + resource(0x040C, bytes(28) + THUMBNAIL), IPTC),
+        (b"8bim", resource(0x0404, IPTC) + resource(0x040C, bytes(28) + THUMBNAIL), IPTC),
+        (b"xmp", b"<x>kept<i>" + base64.b64encode(THUMBNAIL) + b"</i></x>", b"<x>kept<i></i></x>"),
+        (b"APP1", XMP + b"<x>kept<i>" + base64.b64encode(THUMBNAIL) + b"</i></x>", XMP + b"<x>kept<i></i></x>"),
+        (b"other", b"no picture", b"no picture"),
+    ],
+)
+@pytest.mark.parametrize("kind", [b"zTXt", b"tEXt"])
+def test_raw_profiles_of_a_png_are_kept_without_pictures(
+    protector: Protector, name: bytes, data: bytes, kept: bytes, kind: bytes
+) -> None:
+    text = b"\n%s\n%8d\n" % (name, len(data)) + data.hex().encode() + b"\n"
+    stored = b"\x00" + zlib.compress(text) if kind == b"zTXt" else text
+    plain = encoded(photograph(), "PNG")
+    chunk = Chunk(kind, b"Raw profile type " + name + b"\x00" + stored)
+    result = protector.protect(plain[:33] + chunk.to_bytes() + plain[33:])
+    (written,) = [c for c in read_chunks(result.data).chunks if c.kind == kind]
+    _, _, rest = written.data.partition(b"\x00")
+    lines = (zlib.decompress(rest[1:]) if kind == b"zTXt" else rest).split(b"\n")
+    clean = bytes.fromhex(b"".join(lines[3:]).decode())
+    assert lines[1] == name and int(lines[2]) == len(clean) and kept in clean
+    assert other_pictures(result.data) == []
+    assert result.flags == (() if name == b"other" else ("renditions_removed",))
 
 
 @pytest.mark.parametrize("options", [{"lossless": True}, {"quality": 80}])
@@ -333,6 +448,34 @@ def test_tiff_keeps_its_tags(protector: Protector, compression: str, order: str)
         assert after.info["compression"] == compression
     assert other_pictures(result.data) == []
     assert {"metadata_dropped", "renditions_removed"} <= set(result.flags)
+
+
+@pytest.mark.parametrize("reduced", [True, False])
+def test_a_smaller_version_in_a_tiff_is_a_rendition_and_another_page_is_not(
+    protector: Protector, reduced: bool
+) -> None:
+    out = io.BytesIO()
+    small = photograph(80, 60)
+    small.encoderinfo = {"tiffinfo": {254: int(reduced)}}
+    photograph().save(out, "TIFF", save_all=True, append_images=[small])
+    if not reduced:
+        with pytest.raises(PhotoRefused, match="several pages"):
+            protector.protect(out.getvalue())
+        return
+    result = protector.protect(out.getvalue())
+    assert result.flags == ("renditions_removed",)
+    with Image.open(io.BytesIO(result.data)) as after:
+        assert after.n_frames == 1 and after.size == (300, 240)
+    assert small.tobytes()[:600] not in result.data
+
+
+def test_tags_of_a_tiff_that_are_not_kept_are_flagged(protector: Protector) -> None:
+    layers = Entry(37724, 7, 40, b"Adobe Photoshop Document Data Block" + bytes(5))
+    white = Entry(318, 5, 2, struct.pack("<IIII", 3127, 10_000, 3290, 10_000))
+    result = protector.protect(with_entries(encoded(photograph(), "TIFF"), (layers, white), ()))
+    written = read_directory(result.data, first_directory(result.data))
+    assert written.get(318) == white and written.get(37724) is None
+    assert result.flags == ("metadata_dropped",)
 
 
 def big_endian(data: bytes) -> bytes:

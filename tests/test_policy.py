@@ -25,6 +25,9 @@ def test_equal_policies_have_equal_digests_however_they_are_written() -> None:
         {"min_side": 10},
         {"palette": "quarantine"},
         {"strict_names": True},
+        {"mark": False},
+        {"trust_marks": True},
+        {"data_mining": "DMI-PROHIBITED"},
     ],
 )
 def test_every_field_that_decides_an_outcome_changes_the_digest(change: dict[str, object]) -> None:
@@ -57,6 +60,10 @@ def test_what_bounds_a_run_decides_no_bytes_and_is_not_in_the_digest() -> None:
         ('{"min_side": 0}', "from 1 to"),
         ('{"palette": "keep"}', "convert, quarantine"),
         ('{"strict_names": 1}', "true or false"),
+        ('{"mark": null}', "true or false"),
+        ('{"trust_marks": "yes"}', "true or false"),
+        ('{"data_mining": "DMI-ALLOWED"}', "DMI-PROHIBITED-AIMLTRAINING"),
+        ('{"data_mining": ["DMI-PROHIBITED"]}', "null or one of"),
     ],
 )
 def test_a_bad_policy_is_refused_with_one_sentence(text: str | bytes, says: str) -> None:

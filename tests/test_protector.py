@@ -202,10 +202,10 @@ def test_a_photo_with_a_speck_that_can_move_is_not_protected() -> None:
 class OneMore(PngEncoding):
     """An encoder with a fault: it changes a value."""
 
-    def write(self, pixels: np.ndarray) -> bytes:
+    def code(self, pixels: np.ndarray) -> bytes:
         wrong = pixels.copy()
         wrong[3, 5, 0] ^= 32
-        return super().write(wrong)
+        return super().code(wrong)
 
 
 def test_a_written_file_that_breaks_the_budget_is_an_error_of_the_run(protector: Protector) -> None:

@@ -14,6 +14,7 @@ from PIL import Image, ImageFile
 
 from models.codecs.jpeg_segments import (
     APP0,
+    APP1,
     APP14,
     DQT,
     FRAMES,
@@ -24,7 +25,9 @@ from models.codecs.jpeg_segments import (
     keep_metadata,
     read_header_segments,
     with_metadata,
+    with_xmp,
 )
+from models.codecs.jpeg_xmp import MAX_PACKET, XMP
 from models.codecs.pillow_files import opened
 from models.metadata import exif_orientation
 from models.photos import Photo, PhotoHeader, PhotoRefused, Pixels, Stronger
@@ -66,7 +69,7 @@ class JpegEncoding:
         subsampling: 0 for 4:4:4, 1 for 4:2:2, 2 for 4:2:0.
         progressive: whether the scans are progressive.
         rgb: whether the components are stored as RGB instead of YCbCr.
-        metadata: the segments that go in front.
+        metadata: the segments that go in front, without the XMP packet.
     """
 
     tables: tuple[Table, ...]
@@ -80,14 +83,22 @@ class JpegEncoding:
         """False: a JPEG is rounded."""
         return False
 
-    def write(self, pixels: Pixels) -> bytes:
-        """Returns the JPEG of (H, W) grey or (H, W, 3) RGB pixels."""
+    @property
+    def max_xmp(self) -> int:
+        """What one segment holds."""
+        return MAX_PACKET
+
+    def code(self, pixels: Pixels) -> bytes:
+        """Returns the JPEG of (H, W) grey or (H, W, 3) RGB pixels, without metadata."""
         picture = Image.fromarray(pixels)
         # Pillow's encoder has a buffer of two bytes a pixel for progressive files, which fine tables can exceed.
         fine = self.progressive and min(sum(table) for table in self.tables) < 64 * COARSE_STEP
         with _large_buffer(2 * pixels.size) if fine else contextlib.nullcontext():
-            coded = self._code(picture)
-        return with_metadata(coded, self.metadata)
+            return self._code(picture)
+
+    def finish(self, coded: bytes, xmp: bytes) -> bytes:
+        """Returns a coded picture with the original's metadata and an XMP packet."""
+        return with_metadata(coded, with_xmp(self.metadata, xmp))
 
     def _code(self, picture: Image.Image) -> bytes:
         out = io.BytesIO()
@@ -177,7 +188,13 @@ def decode(data: bytes, header: PhotoHeader) -> Photo:
         rgb,
         metadata.segments,
     )
-    return Photo(pixels, header, encoding, tuple(dict.fromkeys(flags)))
+    return Photo(pixels, header, encoding, tuple(dict.fromkeys(flags)), metadata.xmp, metadata.xmp_extension)
+
+
+def read_xmp(data: bytes) -> bytes:
+    """Returns the XMP packet of a file; empty if there is none."""
+    header = read_header_segments(data).header
+    return next((s.payload[len(XMP) :] for s in header if s.marker == APP1 and s.payload.startswith(XMP)), b"")
 
 
 def decode_pixels(data: bytes, mode: str) -> tuple[Pixels, bool]:

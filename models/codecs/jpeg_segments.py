@@ -8,14 +8,16 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from models.codecs.jpeg_xmp import XMP, XMP_EXTENSION, clean_jpeg_xmp
 from models.metadata import (
     PHOTOSHOP,
     CleanBlock,
     clean_exif,
     clean_photoshop,
+    clean_profile,
     clean_text,
-    clean_xmp,
     exif_with_orientation,
+    holds_picture,
 )
 
 SOI, EOI, SOS, DQT, DRI, COM = 0xD8, 0xD9, 0xDA, 0xDB, 0xDD, 0xFE
@@ -23,8 +25,8 @@ APP0, APP1, APP2, APP12, APP13, APP14, APP15 = 0xE0, 0xE1, 0xE2, 0xEC, 0xED, 0xE
 FRAMES = {0xC0 + n for n in range(16)} - {0xC4, 0xC8, 0xCC}  # SOF0-15 without DHT, JPG and DAC
 BARE = {0x01, SOI, EOI, *range(0xD0, 0xD8)}  # markers without a length
 
-EXIF, XMP, ICC = b"Exif\x00", b"http://ns.adobe.com/xap/1.0/\x00", b"ICC_PROFILE\x00"
-XMP_EXTENSION = b"http://ns.adobe.com/xmp/extension/\x00"
+EXIF, ICC = b"Exif\x00", b"ICC_PROFILE\x00"
+ICC_HEAD = len(ICC) + 2  # the number of the part, and of how many
 PAYLOAD = 65_533  # a segment's length field counts itself
 
 _SCAN_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
@@ -108,9 +110,18 @@ def _next_marker(data: bytes, at: int) -> int:
 
 @dataclass(frozen=True)
 class Metadata:
-    """The metadata segments that go with the protected picture, and what had to be left out."""
+    """The metadata that goes with the protected picture.
+
+    Attributes:
+        segments: all of it but the XMP packet.
+        xmp: the XMP packet; empty if there is none.
+        xmp_extension: what of the XMP is in `segments`, joined.
+        flags: what had to be left out.
+    """
 
     segments: tuple[Segment, ...]
+    xmp: bytes
+    xmp_extension: bytes
     flags: tuple[str, ...]
 
 
@@ -129,9 +140,11 @@ def keep_metadata(segments: tuple[Segment, ...], orientation: int) -> Metadata:
     out and flagged: such blocks hold renditions, or are statements about bytes that no longer exist.
     """
     kept: list[Segment] = []
-    flags: list[str] = []
-    photoshop = b"".join(s.payload[len(PHOTOSHOP) :] for s in segments if _is(s, APP13, PHOTOSHOP))
-    exif_written = photoshop_written = False
+    xmp = clean_jpeg_xmp(s.payload for s in segments if s.marker == APP1)
+    flags = [*xmp.flags]
+    photoshop = clean_photoshop(b"".join(s.payload[len(PHOTOSHOP) :] for s in segments if _is(s, APP13, PHOTOSHOP)))
+    profile = clean_profile(b"".join(s.payload[ICC_HEAD:] for s in segments if _is(s, APP2, ICC)))
+    written: set[bytes] = set()  # blocks that lie in several segments and are written where the first one is
     for segment in segments:
         marker, payload = segment.marker, segment.payload
         if not (marker == COM or APP0 <= marker <= APP15):
@@ -139,33 +152,46 @@ def keep_metadata(segments: tuple[Segment, ...], orientation: int) -> Metadata:
         if marker == APP0 and payload.startswith(b"JFIF\x00") and len(payload) >= 14:
             block = CleanBlock(payload[:12] + b"\x00\x00", renditions=len(payload) > 14)
         elif _is(segment, APP1, EXIF):
-            block = CleanBlock(b"", damaged=True) if exif_written else clean_exif(payload[6:])
-            exif = block.data or (b"" if exif_written else exif_with_orientation(orientation))
+            block = CleanBlock(b"", damaged=True) if EXIF in written else clean_exif(payload[6:])
+            exif = block.data or (b"" if EXIF in written else exif_with_orientation(orientation))
             block = CleanBlock(b"Exif\x00\x00" + exif if exif else b"", block.renditions, block.damaged)
-            exif_written = True
+            written.add(EXIF)
         elif _is(segment, APP1, XMP):
-            block = clean_xmp(payload[len(XMP) :])
-            block = CleanBlock(XMP + block.data if block.data else b"", block.renditions, block.damaged)
+            continue
+        elif _is(segment, APP1, XMP_EXTENSION):
+            kept += [] if XMP_EXTENSION in written else [Segment(APP1, part) for part in xmp.parts]
+            written.add(XMP_EXTENSION)
+            continue
         elif _is(segment, APP2, ICC):
-            block = CleanBlock(payload)
+            block = CleanBlock(payload if profile.data else b"", profile.renditions)
         elif _is(segment, APP13, PHOTOSHOP):
-            block = CleanBlock(b"") if photoshop_written else clean_photoshop(photoshop)
-            kept += [Segment(APP13, PHOTOSHOP + part) for part in _parts(block.data, PAYLOAD - len(PHOTOSHOP))]
-            flags += block.flags
-            photoshop_written = True
+            if PHOTOSHOP not in written:
+                parts = _parts(photoshop.data, PAYLOAD - len(PHOTOSHOP))
+                kept += [Segment(APP13, PHOTOSHOP + part) for part in parts]
+                flags += photoshop.flags
+            written.add(PHOTOSHOP)
             continue
         elif marker == COM or (marker == APP12 and payload.startswith(b"Ducky")):
             block = clean_text(payload)
         elif marker == APP14 and payload.startswith(b"Adobe"):
             continue  # it says how the pixels are coded: the encoder's own one is right
         else:
-            renditions = b"MPF\x00" in payload[:4] or payload.startswith((b"FPXR", b"JFXX"))
+            renditions = payload.startswith((b"MPF\x00", b"FPXR", b"JFXX")) or holds_picture(payload)
             flags.append("renditions_removed" if renditions else "metadata_dropped")
             continue
         flags += block.flags
         if block.data:
             kept.append(Segment(marker, block.data))
-    return Metadata(tuple(kept), tuple(dict.fromkeys(flags)))
+    return Metadata(tuple(kept), xmp.packet, xmp.extension, tuple(dict.fromkeys(flags)))
+
+
+def with_xmp(segments: tuple[Segment, ...], packet: bytes) -> tuple[Segment, ...]:
+    """Returns metadata segments with an XMP packet in its customary place, after JFIF and EXIF."""
+    if not packet:
+        return segments
+    places = [i for i, s in enumerate(segments) if _is(s, APP0, b"JFIF\x00") or _is(s, APP1, EXIF)]
+    at = places[-1] + 1 if places else 0
+    return (*segments[:at], Segment(APP1, XMP + packet), *segments[at:])
 
 
 def with_metadata(coded: bytes, metadata: tuple[Segment, ...]) -> bytes:

@@ -9,19 +9,30 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.codecs.pillow_files import opened
-from models.codecs.png_chunks import ANIMATION, CRITICAL, SIGNATURE, Chunk, Chunks, keep_chunks, read_chunks
+from models.codecs.png_chunks import (
+    ANIMATION,
+    CRITICAL,
+    SIGNATURE,
+    Chunk,
+    Chunks,
+    keep_chunks,
+    read_chunks,
+    xmp_chunk,
+    xmp_of,
+)
 from models.metadata import exif_orientation
 from models.photos import Photo, PhotoHeader, PhotoRefused, Pixels, Stronger
 
 GREY, COLOUR, PALETTE, GREY_ALPHA, COLOUR_ALPHA = 0, 2, 3, 4, 6
 MODES = {GREY: "L", COLOUR: "RGB", PALETTE: "P", GREY_ALPHA: "LA", COLOUR_ALPHA: "RGBA"}
 COLOUR_TYPES = {1: GREY, 2: GREY_ALPHA, 3: COLOUR, 4: COLOUR_ALPHA}  # by channels
+HEADER_END = len(SIGNATURE) + 25
 UP = 2  # PNG's filter type "up"
 
 
 @dataclass(frozen=True)
 class PngEncoding:
-    """The chunks that go in front of a PNG's pixels."""
+    """The chunks that go in front of a PNG's pixels, without the XMP packet."""
 
     chunks: tuple[Chunk, ...]
 
@@ -30,15 +41,25 @@ class PngEncoding:
         """True: a PNG keeps every value."""
         return True
 
-    def write(self, pixels: Pixels) -> bytes:
-        """Returns the PNG of (H, W) or (H, W, 1 to 4) uint8 pixels."""
+    @property
+    def max_xmp(self) -> int:
+        """What a chunk holds."""
+        return 2**31 - 64
+
+    def code(self, pixels: Pixels) -> bytes:
+        """Returns the PNG of (H, W) or (H, W, 1 to 4) uint8 pixels, without metadata."""
         height, width = pixels.shape[:2]
         channels = 1 if pixels.ndim == 2 else pixels.shape[2]
         header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes((8, COLOUR_TYPES[channels], 0, 0, 0))
         coder = zlib.compressobj(1, zlib.DEFLATED, 15, 9, zlib.Z_RLE)
         packed = coder.compress(filter_rows(pixels).data) + coder.flush()
-        chunks = (Chunk(b"IHDR", header), *self.chunks, Chunk(b"IDAT", packed), Chunk(b"IEND", b""))
+        chunks = (Chunk(b"IHDR", header), Chunk(b"IDAT", packed), Chunk(b"IEND", b""))
         return SIGNATURE + b"".join(chunk.to_bytes() for chunk in chunks)
+
+    def finish(self, coded: bytes, xmp: bytes) -> bytes:
+        """Returns a coded picture with the original's metadata and an XMP packet."""
+        chunks = (*self.chunks, xmp_chunk(xmp)) if xmp else self.chunks
+        return coded[:HEADER_END] + b"".join(chunk.to_bytes() for chunk in chunks) + coded[HEADER_END:]
 
     def stronger(self) -> Iterator[Stronger]:
         """Yields nothing: nothing is lost."""
@@ -61,7 +82,7 @@ def read_header(data: bytes) -> PhotoHeader:
     chunks = read_chunks(data, only_header=True)
     header = chunks.first(b"IHDR")
     if header is None or len(header) != 13:
-        short = len(data) < len(SIGNATURE) + 25
+        short = len(data) < HEADER_END
         raise PhotoRefused("truncated" if short else "decode_error", "the PNG has no whole header")
     if any(chunk.kind in ANIMATION for chunk in chunks.chunks):
         raise PhotoRefused("animated", "the PNG is animated; only single pictures are supported")
@@ -96,7 +117,13 @@ def decode(data: bytes, header: PhotoHeader) -> Photo:
     flags += ["transparency_converted"] * keyed + ["trailing_bytes_removed"] * (chunks.end < len(data))
     converted = keyed or header.mode == "P" or start[8] < 8
     kept = keep_chunks(chunks.chunks, converted=converted, orientation=header.orientation)
-    return Photo(pixels, header, PngEncoding(kept.chunks), tuple(dict.fromkeys((*flags, *kept.flags))))
+    return Photo(pixels, header, PngEncoding(kept.chunks), tuple(dict.fromkeys((*flags, *kept.flags))), kept.xmp)
+
+
+def read_xmp(data: bytes) -> bytes:
+    """Returns the XMP packet of a file; empty if there is none."""
+    chunks = read_chunks(data, only_header=True).chunks
+    return next((packet for chunk in chunks if (packet := xmp_of(chunk)) is not None), b"")
 
 
 def _decode_pixels(chunks: Chunks, mode: str, keyed: bool) -> Pixels:

@@ -5,15 +5,27 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 
-from models.metadata import CleanBlock, clean_exif, clean_text, clean_xmp, exif_with_orientation, holds_picture
+from models.metadata import (
+    PHOTOSHOP,
+    CleanBlock,
+    clean_exif,
+    clean_photoshop,
+    clean_profile,
+    clean_text,
+    clean_xmp,
+    exif_with_orientation,
+    holds_picture,
+)
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 ANIMATION = (b"acTL", b"fcTL", b"fdAT")
-KEPT = {b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"cICP", b"mDCV", b"cLLI", b"pHYs", b"tIME", b"oFFs", b"pCAL", b"sCAL"}
+KEPT = {b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"cLLI", b"pHYs", b"tIME", b"oFFs", b"pCAL", b"sCAL"}
 KEPT_IF_UNCONVERTED = {b"sBIT", b"bKGD"}  # their layout depends on the colour type
 TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
 XMP_KEYWORD = b"XML:com.adobe.xmp"
+XMP = b"http://ns.adobe.com/xap/1.0/\x00"
+PROFILE_HEADS = (b"Exif\x00\x00", PHOTOSHOP, XMP)
 MAX_TEXT = 16 * 2**20  # bytes of an inflated text chunk
 
 
@@ -45,9 +57,16 @@ class Chunks:
 
 @dataclass(frozen=True)
 class KeptChunks:
-    """The chunks that go with the protected picture, and what had to be left out."""
+    """The metadata that goes with the protected picture.
+
+    Attributes:
+        chunks: all of it but the XMP packet.
+        xmp: the XMP packet; empty if there is none.
+        flags: what had to be left out.
+    """
 
     chunks: tuple[Chunk, ...]
+    xmp: bytes
     flags: tuple[str, ...]
 
 
@@ -77,11 +96,19 @@ def keep_chunks(chunks: tuple[Chunk, ...], *, converted: bool, orientation: int)
     """
     kept: list[Chunk] = []
     flags: list[str] = []
+    xmp: CleanBlock | None = None
     for chunk in chunks:
         if chunk.kind in CRITICAL or chunk.kind == b"tRNS":
             continue
         if not chunk.sound:
             flags.append("metadata_damaged")
+        elif (packet := xmp_of(chunk)) is not None:
+            flags += ["metadata_dropped"] if xmp is not None else clean_xmp(packet).flags
+            xmp = xmp or clean_xmp(packet)
+        elif chunk.kind == b"iCCP":
+            block = _clean_profile_chunk(chunk)
+            kept += [chunk] if block.data else []
+            flags += block.flags
         elif chunk.kind in KEPT or (chunk.kind in KEPT_IF_UNCONVERTED and not converted):
             kept.append(chunk)
         elif chunk.kind == b"eXIf":
@@ -93,46 +120,104 @@ def keep_chunks(chunks: tuple[Chunk, ...], *, converted: bool, orientation: int)
             block = _clean_text_chunk(chunk)
             kept += [Chunk(chunk.kind, block.data)] if block.data else []
             flags += block.flags
-        elif chunk.kind in KEPT_IF_UNCONVERTED or not chunk.kind[3] & 32 or holds_picture(chunk.data):
+        elif holds_picture(chunk.data):
+            flags.append("renditions_removed")
+        elif chunk.kind in KEPT_IF_UNCONVERTED or not chunk.kind[3] & 32:
             flags.append("metadata_dropped")
         else:
             kept.append(chunk)
-    return KeptChunks(tuple(kept), tuple(dict.fromkeys(flags)))
+    return KeptChunks(tuple(kept), xmp.data if xmp else b"", tuple(dict.fromkeys(flags)))
+
+
+def xmp_of(chunk: Chunk) -> bytes | None:
+    """Returns the XMP packet of a chunk; None if it holds none, or a damaged one."""
+    keyword, _, rest = chunk.data.partition(b"\x00")
+    if chunk.kind != b"iTXt" or keyword != XMP_KEYWORD:
+        return None
+    text = _read_text(chunk.kind, rest)
+    return text.text if text else None
+
+
+def xmp_chunk(packet: bytes) -> Chunk:
+    """Returns the chunk of an XMP packet."""
+    return Chunk(b"iTXt", XMP_KEYWORD + b"\x00" * 5 + packet)
+
+
+@dataclass(frozen=True)
+class _Text:
+    """The text of a chunk, inflated, and what stands between its keyword and its text when it is not compressed."""
+
+    prefix: bytes
+    text: bytes
+
+
+def _read_text(kind: bytes, rest: bytes) -> _Text | None:
+    """Reads what follows the keyword of a text chunk; None if it cannot be inflated, or to too much."""
+    if kind == b"tEXt":
+        return _Text(b"", rest)
+    if kind == b"zTXt":
+        text = _inflated(rest[1:])
+        return None if text is None else _Text(b"\x00", text)
+    language, _, tail = rest[2:].partition(b"\x00")
+    translated, _, stored = tail.partition(b"\x00")
+    text = _inflated(stored) if rest[:1] == b"\x01" else stored
+    return None if text is None else _Text(b"\x00\x00" + language + b"\x00" + translated + b"\x00", text)
+
+
+def _inflated(packed: bytes) -> bytes | None:
+    inflater = zlib.decompressobj()
+    try:
+        text = inflater.decompress(packed, MAX_TEXT)
+    except zlib.error:
+        return None
+    return None if inflater.unconsumed_tail else text
 
 
 def _clean_text_chunk(chunk: Chunk) -> CleanBlock:
-    """Cleans a text chunk; an unchanged one keeps its bytes, a changed one is written without compression."""
+    """Cleans a text chunk; an unchanged one keeps its bytes, a changed iTXt is written without compression."""
     keyword, _, rest = chunk.data.partition(b"\x00")
-    clean = clean_xmp if keyword == XMP_KEYWORD else clean_text
-    prefix, packed, text = b"", False, rest
-    if chunk.kind == b"zTXt":
-        packed, text = True, rest[1:]
-    elif chunk.kind == b"iTXt":
-        packed = rest[:1] == b"\x01"
-        language, _, tail = rest[2:].partition(b"\x00")
-        translated, _, text = tail.partition(b"\x00")
-        prefix = b"\x00\x00" + language + b"\x00" + translated + b"\x00"
-    if packed:
-        inflater = zlib.decompressobj()
-        try:
-            text = inflater.decompress(text, MAX_TEXT)
-        except zlib.error:
-            return CleanBlock(b"", damaged=True)
-        if inflater.unconsumed_tail:
-            return CleanBlock(b"", damaged=True)
-    if keyword.startswith(b"Raw profile type ") and _hex_picture(text):
-        return CleanBlock(b"", renditions=True)
-    block = clean(text)
-    if block.data == text:
-        return CleanBlock(chunk.data)
+    read = _read_text(chunk.kind, rest)
+    if read is None:
+        return CleanBlock(b"", damaged=True)
+    clean = clean_raw_profile if keyword.startswith(b"Raw profile type ") else clean_text
+    block = clean(read.text)
+    if block.data == read.text:
+        return CleanBlock(chunk.data, block.renditions, block.damaged)
     if not block.data:
         return block
     data = zlib.compress(block.data) if chunk.kind == b"zTXt" else block.data
-    prefix = b"\x00" if chunk.kind == b"zTXt" else prefix
-    return CleanBlock(keyword + b"\x00" + prefix + data, block.renditions, block.damaged)
+    return CleanBlock(keyword + b"\x00" + read.prefix + data, block.renditions, block.damaged)
 
 
-def _hex_picture(profile: bytes) -> bool:
-    """Whether an ImageMagick profile (name, length, hexadecimal lines) holds a picture."""
-    digits = b"".join(profile.split()).lower()
-    return b"ffd8ff" in digits or b"89504e470d0a1a0a" in digits
+def clean_raw_profile(text: bytes) -> CleanBlock:
+    """Cleans an ImageMagick profile: its name, its length and hexadecimal lines of EXIF, IPTC, XMP or others."""
+    name, _, rest = text.lstrip(b"\n").partition(b"\n")
+    _, _, digits = rest.lstrip().partition(b"\n")
+    try:
+        data = bytes.fromhex(digits.decode("ascii"))
+    except ValueError:
+        return CleanBlock(b"", damaged=True)
+    head = next((start for start in PROFILE_HEADS if data.startswith(start)), b"")
+    body = data[len(head) :]
+    if body.startswith((b"II*\x00", b"MM\x00*")):
+        block = clean_exif(body)
+    elif body.startswith(b"8BIM"):
+        block = clean_photoshop(body)
+    elif name.strip() == b"xmp" or head == XMP:
+        block = clean_xmp(body)
+    else:
+        block = CleanBlock(b"", renditions=True) if holds_picture(body) else CleanBlock(body)
+    if block.data == body or not block.data:
+        return CleanBlock(text if block.data else b"", block.renditions, block.damaged)
+    clean = head + block.data
+    digits = b"\n".join(clean[at : at + 36].hex().encode() for at in range(0, len(clean), 36))
+    return CleanBlock(b"\n%s\n%8d\n%s\n" % (name, len(clean), digits), block.renditions, block.damaged)
+
+
+def _clean_profile_chunk(chunk: Chunk) -> CleanBlock:
+    """Leaves out a colour profile that cannot be inflated or holds a picture."""
+    _, _, rest = chunk.data.partition(b"\x00")
+    profile = _inflated(rest[1:])
+    if profile is None:
+        return CleanBlock(b"", damaged=True)
+    return clean_profile(profile)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,17 @@ import numpy as np
 from PIL import Image
 
 from models.codecs.pillow_files import opened
-from models.codecs.tiff_directory import Directory, Entry, first_directory, read_directory, with_entries, with_short
-from models.metadata import clean_photoshop, clean_xmp, holds_picture
+from models.codecs.tiff_directory import (
+    BYTE,
+    Directory,
+    Entry,
+    first_directory,
+    later_directories,
+    read_directory,
+    with_entries,
+    with_short,
+)
+from models.metadata import CleanBlock, clean_photoshop, clean_profile, clean_xmp, holds_picture
 from models.photos import Photo, PhotoHeader, PhotoRefused, Pixels, Stronger
 
 MODES = ("L", "LA", "RGB", "RGBA", "P")
@@ -20,9 +29,20 @@ LOSSLESS = ("raw", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits")
 PREDICTED = ("tiff_lzw", "tiff_adobe_deflate", "tiff_deflate")
 
 BITS, STRIPS, STRIP_SIZES, ORIENTATION, PLANAR, PREDICTOR, TILES, TILE_SIZES = 258, 273, 279, 274, 284, 317, 324, 325
-SUB_PICTURES, XMP, PHOTOSHOP, EXIF, GPS = 330, 700, 34377, 34665, 34853
-# Description, make, model, orientation, resolution and its unit, software, date, artist, host, copyright, IPTC, ICC.
-KEPT_TAGS = (270, 271, 272, ORIENTATION, 282, 283, 296, 305, 306, 315, 316, 33432, 33723, 34675)
+SUBFILE, EXTRA_SAMPLES, SUB_PICTURES, XMP, PHOTOSHOP, EXIF, ICC, GPS = 254, 338, 330, 700, 34377, 34665, 34675, 34853
+UNASSOCIATED_ALPHA = 2
+# Names of document and page, description, make, model, orientation, resolution and its unit, position, software, date,
+# artist, host, transfer function, white point, primaries, rating, copyright, IPTC, ICC, Windows' title to subject.
+KEPT_TAGS = (
+    *(269, 270, 271, 272, ORIENTATION, 282, 283, 285, 286, 287, 296, 297, 301, 305, 306, 315, 316, 318, 319),
+    *(18246, 18249, 33432, 33723, ICC, 40091, 40092, 40093, 40094, 40095),
+)
+# How the pixels are coded, which the encoder says anew: 254-266, 273-284, 290-293, 317, 320-332, 338, 339, JPEG's.
+CODING_TAGS = (
+    *(254, 255, 256, 257, 258, 259, 262, 263, 264, 265, 266, 273, 277, 278, 279, 280, 281, 284, 288, 289, 290, 291),
+    *(292, 293, 317, 320, 321, 322, 323, 324, 325, SUB_PICTURES, 338, 339, 340, 341, 347, 512, 513, 514, 515, 517, 518),
+    *(519, 520, 521, 529, 530, 531, 532),
+)
 # The MakerNote and the interoperability directory point into the file by offsets that no longer hold.
 UNMOVABLE = (37500, 40965)
 
@@ -34,7 +54,7 @@ class TiffEncoding:
     Attributes:
         compression: as Pillow names it.
         predictor: whether rows are coded as differences of neighbours.
-        entries: descriptive tags.
+        entries: descriptive tags, without the XMP packet.
         directories: EXIF and GPS entries, by the tag that points to them.
     """
 
@@ -48,12 +68,22 @@ class TiffEncoding:
         """True: only lossless compressions are written."""
         return True
 
-    def write(self, pixels: Pixels) -> bytes:
-        """Returns the TIFF of (H, W) or (H, W, 2 to 4) pixels."""
+    @property
+    def max_xmp(self) -> int:
+        """What a tag holds beside a picture."""
+        return 2**31
+
+    def code(self, pixels: Pixels) -> bytes:
+        """Returns the TIFF of (H, W) or (H, W, 2 to 4) pixels, without metadata."""
         out = io.BytesIO()
         tags = {PREDICTOR: 2} if self.predictor else {}
         Image.fromarray(pixels).save(out, "TIFF", compression=self.compression, tiffinfo=tags)
-        return with_entries(out.getvalue(), self.entries, self.directories)
+        return out.getvalue()
+
+    def finish(self, coded: bytes, xmp: bytes) -> bytes:
+        """Returns a coded picture with the original's metadata and an XMP packet."""
+        packet = (Entry(XMP, BYTE, len(xmp), xmp),) if xmp else ()
+        return with_entries(coded, (*self.entries, *packet), self.directories)
 
     def stronger(self) -> Iterator[Stronger]:
         """Yields nothing: nothing is lost."""
@@ -64,11 +94,16 @@ def read_header(data: bytes) -> PhotoHeader:
     """Reads size, mode and orientation from a file that begins as a TIFF."""
     with opened(data, "TIFF", truncated=first_directory(data) + 2 > len(data)) as picture:
         tags: Any = picture.tag_v2  # type: ignore[attr-defined]
-        if getattr(picture, "n_frames", 1) > 1:
+        if getattr(picture, "n_frames", 1) > 1 and not all(map(_is_reduced, later_directories(data))):
             raise PhotoRefused("animated", "the TIFF has several pages; only single pictures are supported")
         bits = tags.get(BITS, (1,))
         if picture.mode != "P" and set(bits) != {8}:
             raise PhotoRefused("unsupported_bit_depth", f"the TIFF has {bits[0]} bits a sample; 8 are supported")
+        extra = tags.get(EXTRA_SAMPLES, ())
+        if any(kind != UNASSOCIATED_ALPHA for kind in extra) or len(extra) > 1:
+            raise PhotoRefused(
+                "unsupported_mode", "the TIFF has extra samples, or alpha that its colours are scaled by"
+            )
         if picture.mode not in MODES:
             raise PhotoRefused("unsupported_mode", f"the TIFF is of mode {picture.mode}, which is not supported")
         orientation = tags.get(ORIENTATION, 1)
@@ -90,6 +125,7 @@ def decode(data: bytes, header: PhotoHeader) -> Photo:
         if _last_byte(tags) > len(data):
             raise PhotoRefused("truncated", "the TIFF stops before its end")
         compression = str(picture.info.get("compression", "raw"))
+        picture.info.pop("xmp", None)  # Pillow would also turn by what that says
         picture.load()
         keyed = "transparency" in picture.info
         true_colour = picture.convert("RGBA" if keyed else "RGB") if header.mode == "P" else picture
@@ -98,7 +134,8 @@ def decode(data: bytes, header: PhotoHeader) -> Photo:
         raise PhotoRefused("decode_error", "the TIFF's picture has another size than its header says")
     flags = [*header.flags, *["palette_converted"] * (header.mode == "P")]
     changed = compression not in LOSSLESS or TILES in tags or tags.get(PLANAR, 1) != 1
-    flags += ["coding_changed"] * changed + ["renditions_removed"] * (SUB_PICTURES in tags)
+    flags += ["coding_changed"] * changed
+    flags += ["renditions_removed"] * (SUB_PICTURES in tags or bool(later_directories(data)))
     directory = read_directory(data, first_directory(data))
     kept, more = _keep_entries(directory)
     inner, again = _keep_directories(data, directory)
@@ -108,7 +145,21 @@ def decode(data: bytes, header: PhotoHeader) -> Photo:
         kept,
         inner,
     )
-    return Photo(pixels, header, encoding, tuple(dict.fromkeys((*flags, *more, *again))))
+    xmp = _clean_block(directory, XMP, clean_xmp)
+    all_flags = (*flags, *more, *again, *xmp.flags)
+    return Photo(pixels, header, encoding, tuple(dict.fromkeys(all_flags)), xmp.data)
+
+
+def read_xmp(data: bytes) -> bytes:
+    """Returns the XMP packet of a file; empty if there is none."""
+    entry = read_directory(data, first_directory(data)).get(XMP)
+    return entry.value if entry is not None and len(entry.value) == entry.count else b""
+
+
+def _is_reduced(directory: Directory) -> bool:
+    """Whether a directory says that it is a smaller version of another picture of the file."""
+    kind = directory.get(SUBFILE)
+    return kind is not None and bool(int.from_bytes(kind.value, "little") & 1)
 
 
 def _last_byte(tags: dict[int, Any]) -> int:
@@ -122,15 +173,29 @@ def _last_byte(tags: dict[int, Any]) -> int:
 
 def _keep_entries(directory: Directory) -> tuple[tuple[Entry, ...], tuple[str, ...]]:
     """Returns the descriptive entries without pictures, and flags."""
-    kept = [entry for entry in directory.entries if entry.tag in KEPT_TAGS and not holds_picture(entry.value)]
-    flags = ("metadata_damaged",) * directory.damaged
-    for tag, clean in ((XMP, clean_xmp), (PHOTOSHOP, clean_photoshop)):
-        entry = directory.get(tag)
-        if entry is not None and len(entry.value) == entry.count:
-            block = clean(entry.value)
-            flags += block.flags
-            kept += [Entry(tag, entry.kind, len(block.data), block.data)] * bool(block.data)
-    return tuple(kept), flags
+    kept: list[Entry] = []
+    flags = ["metadata_damaged"] * directory.damaged
+    for entry in directory.entries:
+        if entry.tag in (*CODING_TAGS, XMP, PHOTOSHOP, EXIF, GPS):
+            continue
+        pictures = not clean_profile(entry.value).data if entry.tag == ICC else holds_picture(entry.value)
+        if pictures:
+            flags.append("renditions_removed")
+        elif entry.tag in KEPT_TAGS:
+            kept.append(entry)
+        else:
+            flags.append("metadata_dropped")
+    photoshop = _clean_block(directory, PHOTOSHOP, clean_photoshop)
+    kept += [Entry(PHOTOSHOP, BYTE, len(photoshop.data), photoshop.data)] * bool(photoshop.data)
+    return tuple(kept), (*flags, *photoshop.flags)
+
+
+def _clean_block(directory: Directory, tag: int, clean: Callable[[bytes], CleanBlock]) -> CleanBlock:
+    """The bytes of an entry, cleaned; an entry of anything but bytes is damage."""
+    entry = directory.get(tag)
+    if entry is None:
+        return CleanBlock(b"")
+    return clean(entry.value) if len(entry.value) == entry.count else CleanBlock(b"", damaged=True)
 
 
 def _keep_directories(

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 VALUE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}  # by type
 WORD_BYTES = VALUE_BYTES | {5: 4, 10: 4}  # a rational is two words
-SHORT, LONG = 3, 4
+BYTE, SHORT, LONG = 1, 3, 4
+MAX_DIRECTORIES = 1000
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,20 @@ def read_directory(data: bytes, offset: int) -> Directory:
             value = data[start : start + size]
             entries.append(Entry(tag, kind, number, value if order == "<" else _swapped(value, WORD_BYTES[kind])))
     return Directory(tuple(entries), damaged=len(entries) < count)
+
+
+def later_directories(data: bytes) -> list[Directory]:
+    """Reads the directories that follow the first one; a chain that bites its tail ends there."""
+    order, at = _order(data), first_directory(data)
+    found: list[Directory] = []
+    seen: set[int] = set()
+    while 8 <= at <= len(data) - 2 and at not in seen and len(found) < MAX_DIRECTORIES:
+        if seen:
+            found.append(read_directory(data, at))
+        seen.add(at)
+        end = at + 2 + 12 * struct.unpack_from(order + "H", data, at)[0]
+        at = struct.unpack_from(order + "I", data, end)[0] if end + 4 <= len(data) else 0
+    return found
 
 
 def with_entries(

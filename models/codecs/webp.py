@@ -11,7 +11,8 @@ from PIL import Image
 
 from models.codecs.pillow_files import opened
 from models.codecs.vp8 import estimate_quality
-from models.metadata import clean_exif, clean_xmp, exif_orientation, exif_with_orientation
+from models.codecs.webp_chunks import end_of, read_chunks, with_metadata
+from models.metadata import clean_exif, clean_profile, clean_xmp, exif_orientation, exif_with_orientation, holds_picture
 from models.photos import Photo, PhotoHeader, PhotoRefused, Pixels, Stronger
 
 FALLBACK_QUALITY = 90  # where the frame header cannot be read
@@ -29,31 +30,29 @@ class WebpEncoding:
         lossless: whether every value is kept, those under transparent pixels too.
         exif: EXIF block, may be empty.
         icc: colour profile, may be empty.
-        xmp: XMP packet, may be empty.
         quality: of the lossy coder, 1 to 100.
     """
 
     lossless: bool
     exif: bytes
     icc: bytes
-    xmp: bytes
     quality: int = FALLBACK_QUALITY
 
-    def write(self, pixels: Pixels) -> bytes:
-        """Returns the WebP of (H, W, 3) RGB or (H, W, 4) RGBA pixels."""
+    @property
+    def max_xmp(self) -> int:
+        """What a chunk holds beside a picture."""
+        return 2**31
+
+    def code(self, pixels: Pixels) -> bytes:
+        """Returns the WebP of (H, W, 3) RGB or (H, W, 4) RGBA pixels, without metadata."""
         out = io.BytesIO()
         effort = LOSSLESS_EFFORT if self.lossless else {"quality": self.quality, "method": 4}
-        Image.fromarray(pixels).save(
-            out,
-            "WEBP",
-            lossless=self.lossless,
-            exact=True,
-            exif=self.exif,
-            icc_profile=self.icc,
-            xmp=self.xmp,
-            **effort,
-        )
+        Image.fromarray(pixels).save(out, "WEBP", lossless=self.lossless, exact=True, **effort)
         return out.getvalue()
+
+    def finish(self, coded: bytes, xmp: bytes) -> bytes:
+        """Returns a coded picture with the original's metadata and an XMP packet."""
+        return with_metadata(coded, self.icc, self.exif, xmp)
 
     def stronger(self) -> Iterator[Stronger]:
         """Yields higher qualities of a lossy file."""
@@ -64,10 +63,10 @@ class WebpEncoding:
 
 def read_header(data: bytes) -> PhotoHeader:
     """Reads size, mode and orientation from a file that begins as a WebP."""
-    chunks = _read_chunks(data)
+    chunks = read_chunks(data)
     if b"ANIM" in chunks or b"ANMF" in chunks:
         raise PhotoRefused("animated", "the WebP is animated; only single pictures are supported")
-    with opened(data, "WEBP", truncated=_end(data) > len(data)) as picture:
+    with opened(data, "WEBP", truncated=end_of(data) > len(data)) as picture:
         exif = chunks.get(b"EXIF", b"").removeprefix(b"Exif\x00\x00")
         orientation = exif_orientation(exif) if exif else 1
         return PhotoHeader("WEBP", picture.width, picture.height, picture.mode, orientation)
@@ -79,14 +78,15 @@ def decode(data: bytes, header: PhotoHeader) -> Photo:
     Raises:
         PhotoRefused: `truncated` if the file stops before its end, `decode_error` if the data cannot be decoded.
     """
-    end = _end(data)
+    end = end_of(data)
     if len(data) < end:
         raise PhotoRefused("truncated", "the WebP stops before its end")
     with opened(data, "WEBP") as picture:
         pixels = np.array(picture)
-    chunks = _read_chunks(data)
+    chunks = read_chunks(data)
     flags = [*header.flags, *["trailing_bytes_removed"] * (len(data) > end)]
-    flags += ["metadata_dropped"] * any(kind not in KNOWN_CHUNKS for kind in chunks)
+    for kind in sorted(chunks.keys() - KNOWN_CHUNKS):
+        flags.append("renditions_removed" if holds_picture(chunks[kind]) else "metadata_dropped")
     exif = xmp = b""
     if b"EXIF" in chunks:
         block = clean_exif(chunks[b"EXIF"].removeprefix(b"Exif\x00\x00"))
@@ -96,25 +96,15 @@ def decode(data: bytes, header: PhotoHeader) -> Photo:
         block = clean_xmp(chunks[b"XMP "])
         xmp = block.data
         flags += block.flags
+    icc = clean_profile(chunks.get(b"ICCP", b""))
+    flags += icc.flags
     lossless = b"VP8L" in chunks
     flags += ["quality_estimated"] * (not lossless)
     quality = None if lossless else estimate_quality(chunks.get(b"VP8 ", b""))
-    encoding = WebpEncoding(lossless, exif, chunks.get(b"ICCP", b""), xmp, quality or FALLBACK_QUALITY)
-    return Photo(pixels, header, encoding, tuple(dict.fromkeys(flags)))
+    encoding = WebpEncoding(lossless, exif, icc.data, quality or FALLBACK_QUALITY)
+    return Photo(pixels, header, encoding, tuple(dict.fromkeys(flags)), xmp)
 
 
-def _end(data: bytes) -> int:
-    """Where the RIFF header says the file ends; chunks have even sizes."""
-    size = int.from_bytes(data[4:8], "little")
-    return 8 + size + size % 2
-
-
-def _read_chunks(data: bytes) -> dict[bytes, bytes]:
-    """Returns the first chunk of each kind."""
-    chunks: dict[bytes, bytes] = {}
-    at, end = 12, min(len(data), _end(data))
-    while at + 8 <= end:
-        kind, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
-        chunks.setdefault(kind, data[at + 8 : at + 8 + size])
-        at += 8 + size + size % 2
-    return chunks
+def read_xmp(data: bytes) -> bytes:
+    """Returns the XMP packet of a file; empty if there is none."""
+    return read_chunks(data).get(b"XMP ", b"")
