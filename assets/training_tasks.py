@@ -41,7 +41,7 @@ class TrainingTask:
 
 
 def train(task: TrainingTask) -> str:
-    """Trains a defender, registers it and returns its digest; its log is `log.jsonl` in the task's folder.
+    """Trains a defender, registers it and returns its digest. The task's folder gets `log.jsonl` and `tensorboard/`.
 
     Each checkpoint is copied to the task's folder, so that whichever worker gets the task after a kill goes on there.
     """
@@ -90,6 +90,7 @@ def train(task: TrainingTask) -> str:
         )
         digest = save_defender(run / "defender", defender, card)
         DefenderRegistry(task.home, run).register(run / "defender")
+        store_board(storage, run)
     storage.write_bytes("defender.json", json.dumps({"digest": digest}).encode())
     storage.delete("state.pt")
     return digest
@@ -104,8 +105,15 @@ def fetch_checkpoint(storage: Storage, run: Path) -> None:
 
 def store_checkpoint(storage: Storage, run: Path) -> None:
     """Copies a run's checkpoint to where the next worker finds it; the log first, since a log may be ahead."""
+    store_board(storage, run)
     for name in ("log.jsonl", "state.pt"):
         storage.write_file(name, run / name)
+
+
+def store_board(storage: Storage, run: Path) -> None:
+    """Copies the run's TensorBoard files; each process that worked on the run has its own."""
+    for file in (run / "tensorboard").iterdir():
+        storage.write_file(f"tensorboard/{file.name}", file)
 
 
 def load_initial(initial_json: str, folder: Path) -> Any:

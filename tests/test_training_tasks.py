@@ -53,6 +53,7 @@ def test_a_killed_training_goes_on_where_its_last_checkpoint_lies(
     steps = [json.loads(line)["step"] for line in store.read_bytes(f"training/run/{LOG_FILE}").splitlines()]
     assert steps == [0]  # the second process went on behind step 0 instead of doing it again
     assert in_child(run_task_and_die, task, None, environment) == 0
+    assert len(list(store.list_files("training/run/tensorboard"))) == 3  # one of each process
     digest = json.loads(store.read_bytes("training/run/defender.json"))["digest"]
     assert not store.exists("training/run/state.pt")
     assert DefenderRegistry(store.url, tmp_path).resolve(digest).config["training"]["drops"] == "monday"
