@@ -2,6 +2,8 @@
 PYTHON ?= python3.11
 # An index for a CPU or CUDA build of torch; empty takes what pip finds (from 190 MB to several GB).
 TORCH_INDEX ?=
+# Two processes; the tests of a file stay together.
+PARALLEL ?= -n 2 --dist loadfile
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
@@ -20,10 +22,10 @@ demo: install
 	$(BIN)/python -m dagster_project.demo
 
 test: install
-	$(BIN)/python -m pytest -q -m "not slow and not gpu and not ui"
+	$(BIN)/python -m pytest -q $(PARALLEL) -m "not slow and not gpu and not ui"
 
 test-all: install
-	$(BIN)/python -m pytest -q -m "not gpu"
+	$(BIN)/python -m pytest -q $(PARALLEL) -m "not gpu"
 
 check: install
 	$(BIN)/ruff check .

@@ -78,11 +78,16 @@ def dask_client() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def pipelines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Two small real diffusion pipelines, by prediction type."""
+def pipelines(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> dict[str, Path]:
+    """Two small real diffusion pipelines, by prediction type; the test processes train them once together."""
+    from filelock import FileLock
     from quick_pipelines import quick_pipelines
 
-    return quick_pipelines(tmp_path_factory.mktemp("pipelines"))
+    if worker_id == "master":
+        return quick_pipelines(tmp_path_factory.mktemp("pipelines"))
+    folder = tmp_path_factory.getbasetemp().parent / "pipelines"
+    with FileLock(f"{folder}.lock"):
+        return quick_pipelines(folder)
 
 
 @pytest.fixture
