@@ -35,14 +35,16 @@ def shard_salt(parquet: pq.ParquetFile) -> str:
 class CarriedRows:
     """Finds rows in earlier shard files; one row group of each file is in memory at a time."""
 
-    def __init__(self, receipts: Storage, paths: Sequence[str], salt: str) -> None:
-        """Indexes the protected rows of the files at `paths`.
+    def __init__(self, receipts: Storage, paths: Sequence[str], salt: str, retry: Sequence[str] = ()) -> None:
+        """Indexes the published rows of the files at `paths`.
 
         Args:
             receipts: the table's storage.
             paths: earlier shard files; one that is gone or was made by other work is passed over.
             salt: what decides the output of the present work.
+            retry: reasons whose rows are passed over.
         """
+        self._retry = retry
         self._receipts = receipts
         self._places: dict[tuple[str, str], _Place] = {}
         self._loaded: dict[str, tuple[int, list[dict[str, Any]]]] = {}
@@ -63,9 +65,10 @@ class CarriedRows:
             if shard_salt(parquet) != salt:
                 return
             for group in range(parquet.metadata.num_row_groups):
-                rows = parquet.read_row_group(group, columns=["key", "input_sha256", "status"], use_threads=False)
+                columns = ["key", "input_sha256", "status", "reason"]
+                rows = parquet.read_row_group(group, columns=columns, use_threads=False)
                 for i, row in enumerate(rows.to_pylist()):
-                    if row["status"] == Status.PROTECTED:
+                    if row["status"] != Status.QUARANTINED and row["reason"] not in self._retry:
                         self._places[row["key"], row["input_sha256"]] = _Place(path, group, i)
 
     def _group(self, place: _Place) -> list[dict[str, Any]]:
@@ -86,9 +89,10 @@ def image_bytes(row: dict[str, Any]) -> bytes | None:
 
 
 def is_published(target: Storage, row: dict[str, Any]) -> bool:
-    """Whether the file that a receipt names is in the target with its recorded sha256."""
+    """Whether the files that a receipt names are in the target with their recorded sha256."""
+    recorded = {row["output_path"]: row["output_sha256"]}
+    recorded |= {sidecar["path"]: sidecar["sha256"] for sidecar in row["sidecars"] or ()}
     try:
-        found = hashlib.sha256(target.read_bytes(row["output_path"])).hexdigest()
+        return all(hashlib.sha256(target.read_bytes(path)).hexdigest() == digest for path, digest in recorded.items())
     except FileNotFoundError:
         return False
-    return found == str(row["output_sha256"])

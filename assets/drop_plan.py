@@ -43,6 +43,7 @@ class DropCatalog:
         shards: number of row groups.
         policy_digest: of the policy whose limits the headers were held against.
         passthrough: the schema of the pass-through columns, serialised by Arrow, hexadecimal; "" for image files.
+        marked: photos that came with a mark of protection.
     """
 
     url: str
@@ -55,6 +56,7 @@ class DropCatalog:
     shards: int
     policy_digest: str
     passthrough: str
+    marked: int = 0
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def write_catalog(state_url: str, drop: str, index: PhotoIndex, previous: DropCa
     """
     listing = index.listing
     layout = listing.layout
-    if previous is not None and index.unchanged and previous.ignored == listing.ignored:
+    if previous is not None and index.unchanged and previous.ignored == index.ignored:
         return previous
     if listing.kind == "files":
         buckets = previous.bucket_count if previous else 0
@@ -123,11 +125,12 @@ def write_catalog(state_url: str, drop: str, index: PhotoIndex, previous: DropCa
         "layout": layout.kind if layout else "files",
         "photos": index.rows.num_rows,
         "bytes_in": int(np.sum(index.rows.column("bytes_in").to_numpy())),
-        "ignored": listing.ignored,
+        "ignored": index.ignored,
         "bucket_count": bucket_count,
         "shards": len(groups),
         "policy_digest": index.policy_digest,
         "passthrough": schema.serialize().to_pybytes().hex() if layout else "",
+        "marked": index.rows.num_rows - index.rows.column("mark").null_count,
     }
     storage = catalog_storage(state_url, drop)
     with tempfile.TemporaryDirectory() as folder:
@@ -178,7 +181,7 @@ def plan_shards(catalog: DropCatalog, salt: str) -> Iterator[Shard]:
         salt: what decides the output beside the photos: defender, policy, budget, kind of target, code epoch.
     """
     parent, name = Storage(catalog.url).as_parent_and_name()
-    columns = ["key", "input_sha256", "columns_sha256", "reason"]
+    columns = ["key", "input_sha256", "columns_sha256", "reason", "sidecars"]
     with parent.open(name) as file:
         parquet = pq.ParquetFile(file, page_checksum_verification=True)
         for row_group in range(parquet.metadata.num_row_groups):

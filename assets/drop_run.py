@@ -17,17 +17,20 @@ from typing import Any
 import pyarrow as pa
 
 from assets.drop_plan import DropCatalog, plan_shards, read_catalog, read_current, write_catalog
-from assets.drop_state import DropState, ShardWork, read_state
+from assets.drop_state import SIDECARS, DropState, ShardWork, read_state
+from assets.isolation import isolate
+from assets.known_photos import known_rows
 from assets.photo_index import index_source
 from assets.photo_uris import open_places
+from assets.published_names import names_of_other_drops, remove_unpublished
 from assets.shard_files import TargetKind, shard_schema
-from assets.shard_tasks import CODE_EPOCH, ProbeTask, ShardResult, ShardTask, probe_photo, protect_shard
+from assets.shard_tasks import CODE_EPOCH, ShardResult, ShardTask, protect_shard
 from assets.source_photos import InputChanged
 from models.policy import ProtectionPolicy
 from resources.commits import ProtectedTable, ShardFile
-from resources.dask_workers import Workers, WorkersUnavailable
+from resources.dask_workers import Workers
 from resources.defender_registry import DefenderEntry
-from resources.schemas import RECEIPTS, Reason, Status, check_drop_name
+from resources.schemas import CATALOG, RECEIPTS, Reason, Status, check_drop_name
 from resources.storage import Storage
 
 REPLANS = 3
@@ -56,8 +59,9 @@ class ProtectionRequest:
         policy: the policy.
         budget_levels: the budget, in 8-bit levels.
         rehash: read every photo again, even those whose listing is unchanged.
-        retry: quarantine reasons whose photos are tried again.
+        retry: reasons of photos that were quarantined or skipped, which are tried again.
         uris: prefixes under which a `uri` column may name photos, beside the source's own folder or bucket.
+        known: tables whose receipts bear out the marks of photos, beside the target's own.
     """
 
     source: str
@@ -72,13 +76,14 @@ class ProtectionRequest:
     rehash: bool = False
     retry: tuple[str, ...] = ()
     uris: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_drop_name(self.drop)
-        known = {reason.value for reason in Reason}
+        reasons = {reason.value for reason in Reason}
         for reason in self.retry:
-            if reason not in known:
-                raise ValueError(f"reason {reason!r} is unknown: one of {', '.join(sorted(known))}")
+            if reason not in reasons:
+                raise ValueError(f"reason {reason!r} is unknown: one of {', '.join(sorted(reasons))}")
 
     def salt(self) -> str:
         """What decides the output beside the photos, as part of every work key."""
@@ -100,7 +105,8 @@ class DropSummary:
         drop: its name.
         photos: rows of the drop.
         protected: photos that are published protected.
-        skipped: photos that are published unchanged.
+        skipped: photos that are published unchanged, since they are protected already.
+        sidecars: XMP files that went along with photos.
         quarantined: photos that are held back, by reason.
         ignored: files of the source that are no photos.
         shards: shards of the drop.
@@ -118,6 +124,7 @@ class DropSummary:
     photos: int
     protected: int
     skipped: int
+    sidecars: int
     quarantined: dict[str, int] = field(hash=False)
     ignored: int
     shards: int
@@ -152,6 +159,8 @@ def catalogue(request: ProtectionRequest, workers: Workers, report: Report = _si
     previous = read_current(request.state, request.drop)
     same = previous is not None and previous.policy_digest == request.policy.digest()
     known = read_catalog(previous) if previous is not None and same else None
+    if known is not None and not known.schema.equals(CATALOG):
+        known = None  # an earlier version of this code wrote it
     read = 0
 
     def on_read(count: int) -> None:
@@ -159,14 +168,18 @@ def catalogue(request: ProtectionRequest, workers: Workers, report: Report = _si
         read += count
         report(Progress("read", read, max(read, previous.photos if previous else 0)))
 
+    taken: tuple[str, ...] = ()
+    if request.target_kind == "files":
+        taken = names_of_other_drops(ProtectedTable(request.receipts), request.drop)
     index = index_source(
         request.source,
         workers,
         policy=request.policy,
         previous=known,
         rehash=request.rehash,
-        taken=_names_of_other_drops(request),
+        taken=taken,
         uris=request.uris,
+        sidecars=request.target_kind == "files",
         progress=on_read,
     )
     return write_catalog(request.state, request.drop, index, previous)
@@ -227,12 +240,13 @@ def _run_planned(
     if state.work:
         Storage(request.target).remove_abandoned()
     if folder is not None and commit.removed:
-        _remove_unpublished(table, request.drop, folder, state.published)
+        remove_unpublished(table, request.drop, folder, state.published)
     return DropSummary(
         drop=request.drop,
         photos=catalog.photos,
         protected=outcomes[Status.PROTECTED.value],
         skipped=outcomes[Status.SKIPPED.value],
+        sidecars=outcomes[SIDECARS],
         quarantined=_by_reason(outcomes),
         ignored=catalog.ignored,
         shards=len(shards),
@@ -255,7 +269,11 @@ def _protect_missing(
     Raises:
         FailureBudgetExceeded: if too many photos are quarantined; finished shards stay and are recognised later.
     """
-    tasks = [_task(request, catalog, work, guarded=workers.separate) for work in state.work]
+    known = known_rows(catalog, [work.shard.row_group for work in state.work], _tables(request))
+    tasks = [
+        _task(request, catalog, work, guarded=workers.separate, known=known.get(work.shard.row_group, ()))
+        for work in state.work
+    ]
     photos = {work.shard.work_key: work.shard.photos for work in state.work}
     total = sum(photos.values())
     outcomes = _count(done.outcomes for done in state.done.values())
@@ -277,7 +295,7 @@ def _protect_missing(
         else:
             accept(completed.task, completed.result)
     for task in deadly:
-        accept(task, _isolate(task, photos[task.work_key], workers))
+        accept(task, isolate(task, photos[task.work_key], workers))
     return results
 
 
@@ -290,14 +308,19 @@ def _check_rows(request: ProtectionRequest, catalog: DropCatalog, outcomes: Coun
         )
 
 
-def _remove_unpublished(table: ProtectedTable, drop: str, folder: Storage, published: frozenset[str]) -> None:
-    """Deletes photos that an earlier commit of this drop published and that no receipt names any more."""
-    kept = set(table.read(drop, ["output_path"]).column(0).to_pylist())
-    for name in sorted(published - kept):
-        folder.delete(name)
+def _tables(request: ProtectionRequest) -> list[ProtectedTable]:
+    """The tables whose receipts bear marks out, the target's own first."""
+    return [ProtectedTable(url) for url in dict.fromkeys((request.receipts, *request.known))]
 
 
-def _task(request: ProtectionRequest, catalog: DropCatalog, work: ShardWork, *, guarded: bool = False) -> ShardTask:
+def _task(
+    request: ProtectionRequest,
+    catalog: DropCatalog,
+    work: ShardWork,
+    *,
+    guarded: bool = False,
+    known: tuple[int, ...] = (),
+) -> ShardTask:
     onnx = request.defender.onnx_file
     return ShardTask(
         drop=request.drop,
@@ -321,25 +344,9 @@ def _task(request: ProtectionRequest, catalog: DropCatalog, work: ShardWork, *, 
         earlier=work.earlier,
         places=open_places(catalog.source, request.uris),
         guarded=guarded,
+        known=known,
+        retry=request.retry,
     )
-
-
-def _isolate(task: ShardTask, photos: int, workers: Workers) -> ShardResult:
-    """Finds the photos that kill a worker, each in a task of its own, and does the shard without them.
-
-    The death of a worker can be blamed on a neighbour's task, so that every photo is tried before one is quarantined.
-    """
-    probes = [ProbeTask(task, row) for row in range(photos)]
-    killers = [
-        done.task.row
-        for done in workers.run(probe_photo, probes, prefix="probe", expected=len(probes), alone=True)
-        if done.result is None
-    ]
-    again = replace(task, killed=tuple(sorted(killers)))
-    for done in workers.run(protect_shard, [again], prefix="protect", expected=1):
-        if done.result is not None:
-            return done.result
-    raise WorkersUnavailable("workers die on photos that each pass alone: give them more memory, then run again")
 
 
 def _check_failure_budget(policy: ProtectionPolicy, outcomes: Counter[str], photos: int) -> None:
@@ -352,18 +359,6 @@ def _check_failure_budget(policy: ProtectionPolicy, outcomes: Counter[str], phot
             f"stopped: {quarantined} of {photos} photos are quarantined ({reasons}), more than the failure budget of "
             f"{policy.max_quarantined_share:.0%}; what is done is kept: mend the source or raise max_quarantined_share"
         )
-
-
-def _names_of_other_drops(request: ProtectionRequest) -> tuple[str, ...]:
-    """Names that other drops have published in a folder target."""
-    if request.target_kind != "files":
-        return ()
-    table = ProtectedTable(request.receipts)
-    names: list[str] = []
-    for drop in table.drops():
-        if drop != request.drop:
-            names += [name for name in table.read(drop, ["output_path"]).column(0).to_pylist() if name]
-    return tuple(names)
 
 
 def _count(outcomes: Iterable[Mapping[str, int]]) -> Counter[str]:

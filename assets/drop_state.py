@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 from assets.carried_rows import shard_salt
 from assets.drop_plan import DropCatalog, Shard, read_shard_rows
@@ -14,6 +15,7 @@ from resources.commits import ProtectedTable, ShardFile
 from resources.schemas import Status
 from resources.storage import Storage
 
+SIDECARS = "sidecars:carried"  # what sidecars are counted as among outcomes
 READERS = 8  # shard files read at a time
 
 
@@ -82,10 +84,10 @@ def read_state(
         shards: the plan.
         salt: what decides the output beside the photos.
         folder: a folder target, whose photos are listed; None for a table target.
-        retry: quarantine reasons whose shards are done again.
+        retry: reasons of photos that were quarantined or skipped, whose shards are done again.
     """
     live = live_shards(table, drop, folder)
-    wanted = {f"{Status.QUARANTINED}:{reason}" for reason in retry}
+    wanted = {f"{status}:{reason}" for status in (Status.QUARANTINED, Status.SKIPPED) for reason in retry}
     planned = {shard.work_key for shard in shards}
     stale = [shard for key, shard in live.items() if key not in planned]
     owners = _owners_of_keys(table, stale, salt)
@@ -116,18 +118,21 @@ def live_shards(table: ProtectedTable, drop: str, folder: Storage | None) -> dic
         return {shard.work_key: shard for shard in shards}
 
 
-def outcome_names(status: str, reason: str | None) -> tuple[str, ...]:
-    """The names under which a row is counted: its status, and "status:reason" where there is a reason."""
-    return (status, f"{status}:{reason}") if reason else (status,)
+def outcome_names(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names under which a row is counted: its status, "status:reason" where there is one, and its sidecars."""
+    status, reason = row["status"], row["reason"]
+    return (status, *([f"{status}:{reason}"] if reason else []), *[SIDECARS] * len(row["sidecars"] or ()))
 
 
 def _live_shard(table: ProtectedTable, file: ShardFile, there: bool, outputs: dict[str, int] | None) -> LiveShard:
     key, generation = _parse(file.path)
     if not there:
         return LiveShard(file, key, generation, False, Counter(), ())
-    rows = table.read_shard(file.path, ["status", "reason", "output_path", "bytes_out"])
-    outcomes = Counter(name for status, reason, _, _ in rows for name in outcome_names(status, reason))
-    published = [(path, size) for _, _, path, size in rows if path is not None]
+    columns = ("status", "reason", "sidecars", "output_path", "bytes_out")
+    rows = [dict(zip(columns, row, strict=True)) for row in table.read_shard(file.path, columns)]
+    outcomes = Counter(name for row in rows for name in outcome_names(row))
+    published = [(row["output_path"], row["bytes_out"]) for row in rows if row["output_path"] is not None]
+    published += [(sidecar["path"], sidecar["bytes"]) for row in rows for sidecar in row["sidecars"] or ()]
     whole = outputs is None or all(outputs.get(path) == size for path, size in published)
     return LiveShard(file, key, generation, whole, outcomes, tuple(path for path, _ in published))
 

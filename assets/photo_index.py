@@ -19,8 +19,9 @@ import pyarrow.compute as pc
 
 from assets.name_safety import NameFault, name_faults
 from assets.photo_uris import UriNotAllowed, open_places, read_uri
+from assets.sidecars import mark_sidecar_names, match_sidecars, read_sidecars
 from assets.source_photos import InputChanged, iter_parquet_photos, row_digest
-from models.images import PhotoRefused, read_header
+from models.images import PhotoRefused, mark_of, read_header
 from models.policy import ProtectionPolicy
 from resources.catalogs import SourceListing, list_source, named, open_parquet, parquet_layout
 from resources.dask_workers import Workers, WorkerSettings
@@ -35,12 +36,12 @@ NAME_REASONS = (Reason.UNSAFE_NAME.value, Reason.NAME_COLLISION.value)
 
 @dataclass(frozen=True)
 class IndexTask:
-    """Photos to read: `photos` of a listing as (key, size, identity), or one row group of a Parquet file.
+    """Photos to read: `photos` of a listing, or one row group of a Parquet file.
 
     Attributes:
         source_url: the drop's source.
         policy_json: the policy whose limits the header is held against.
-        photos: for a listing.
+        photos: for a listing: (path, size, identity, paths of the sidecars).
         parquet_path: for Parquet, the file relative to the source.
         identity: of that file.
         row_group: of that file.
@@ -49,7 +50,7 @@ class IndexTask:
 
     source_url: str
     policy_json: str
-    photos: tuple[tuple[str, int, str], ...] = ()
+    photos: tuple[tuple[str, int, str, tuple[str, ...]], ...] = ()
     parquet_path: str | None = None
     identity: str = ""
     row_group: int = 0
@@ -64,6 +65,7 @@ class PhotoIndex:
         rows: in the CATALOG schema.
         listing: the source as listed.
         policy_digest: of the policy whose limits the headers were held against.
+        ignored: files of the source that are neither photos nor sidecars of photos.
         hashed: photos that had to be read.
         unchanged: whether the rows are those of the previous catalog.
     """
@@ -71,6 +73,7 @@ class PhotoIndex:
     rows: pa.Table
     listing: SourceListing
     policy_digest: str
+    ignored: int
     hashed: int = 0
     unchanged: bool = False
 
@@ -95,6 +98,7 @@ def index_source(
     rehash: bool = False,
     taken: tuple[str, ...] = (),
     uris: tuple[str, ...] = (),
+    sidecars: bool = False,
     progress: Callable[[int], None] = lambda _: None,
 ) -> PhotoIndex:
     """Lists a source and returns a row for each of its photos.
@@ -107,6 +111,7 @@ def index_source(
         rehash: reads everything again.
         taken: names that other drops have published in the same target.
         uris: prefixes under which a `uri` column may name photos, beside the source's own place.
+        sidecars: whether XMP files beside photos go along with them.
         progress: called with the number of photos read since the last call.
 
     Raises:
@@ -116,8 +121,9 @@ def index_source(
     known = None if rehash else previous
     limits = policy or ProtectionPolicy()
     policy_json = limits.to_json()
+    beside = match_sidecars(listing.files, listing.sidecars if sidecars else ())
     if listing.kind == "files":
-        kept, tasks = _plan_files(listing, policy_json, known)
+        kept, tasks = _plan_files(listing, policy_json, known, beside)
     else:
         kept, tasks = _plan_parquet(listing, policy_json, known, open_places(listing.base, uris))
     tables = [kept]
@@ -136,9 +142,11 @@ def index_source(
         raise ValueError(
             f"{source_url} holds no photos: give a folder or prefix with images, or Parquet with an image column"
         )
-    marked = _mark_names(rows, taken) if listing.kind == "files" else rows
+    marked = mark_sidecar_names(_mark_names(rows, taken), taken) if listing.kind == "files" else rows
     unchanged = known is not None and marked.equals(_in_order(known, listing.kind))
-    return PhotoIndex(marked, listing, limits.digest(), hashed, unchanged)
+    used = {entry.path for entries in beside.values() for entry in entries}
+    ignored = listing.ignored + len(listing.sidecars) - len(used)
+    return PhotoIndex(marked, listing, limits.digest(), ignored, hashed, unchanged)
 
 
 def _isolate(task: IndexTask, workers: Workers) -> pa.Table:
@@ -158,7 +166,7 @@ def _isolate(task: IndexTask, workers: Workers) -> pa.Table:
         if done.result is not None:
             tables.append(done.result)
             continue
-        ((path, size, identity),) = done.task.photos
+        ((path, size, identity, _),) = done.task.photos
         key = printable(path)
         row = {"key": key, "source_uri": source.uri(key), "identity": identity, "bytes_in": size}
         row |= {"reason": Reason.WORKER_KILLED.value, "detail": "a worker died while it read this photo's header"}
@@ -166,24 +174,29 @@ def _isolate(task: IndexTask, workers: Workers) -> pa.Table:
     return pa.concat_tables(tables)
 
 
-def _plan_files(listing: SourceListing, policy_json: str, known: pa.Table | None) -> tuple[pa.Table, list[IndexTask]]:
+def _plan_files(
+    listing: SourceListing, policy_json: str, known: pa.Table | None, beside: dict[str, tuple[FileEntry, ...]]
+) -> tuple[pa.Table, list[IndexTask]]:
     """Splits listed files into rows that are known already and tasks for the rest."""
     recorded: dict[str, tuple[int, str]] = {}
     if known is not None:
-        columns = (known.column(name).to_pylist() for name in ("source_uri", "identity", "input_sha256"))
-        recorded = {uri: (i, identity) for i, (uri, identity, sha) in enumerate(zip(*columns, strict=True)) if sha}
+        columns = (known.column(name).to_pylist() for name in ("source_uri", "identity", "input_sha256", "sidecars"))
+        recorded = {
+            uri: (i, identity)
+            for i, (uri, identity, sha, sidecars) in enumerate(zip(*columns, strict=True))
+            if sha and all(sidecar["sha256"] for sidecar in sidecars or ())
+        }
     keep: list[int] = []
-    fresh: list[FileEntry] = []
+    fresh: list[tuple[str, int, str, tuple[str, ...]]] = []
     for entry in listing.files:
+        own = beside.get(entry.path, ())
+        state = "+".join([entry.identity, *(f"{sidecar.path}-{sidecar.identity}" for sidecar in own)])
         position, identity = recorded.get(f"{listing.base}/{printable(entry.path)}", (-1, ""))
-        if position >= 0 and identity == entry.identity:
+        if position >= 0 and identity == state:
             keep.append(position)
         else:
-            fresh.append(entry)
-    tasks = [
-        IndexTask(listing.base, policy_json, tuple((e.path, e.size, e.identity) for e in fresh[i : i + BATCH]))
-        for i in range(0, len(fresh), BATCH)
-    ]
+            fresh.append((entry.path, entry.size, state, tuple(sidecar.path for sidecar in own)))
+    tasks = [IndexTask(listing.base, policy_json, tuple(fresh[i : i + BATCH])) for i in range(0, len(fresh), BATCH)]
     kept = known.take(pa.array(keep, pa.int64())) if known is not None and keep else CATALOG.empty_table()
     return kept, tasks
 
@@ -222,11 +235,11 @@ def _file_rows(task: IndexTask) -> Iterator[dict[str, Any]]:
     """Rows of photos that are files of their own."""
     policy = ProtectionPolicy.from_json(task.policy_json)
     source = Storage(task.source_url)
-    for path, size, identity in task.photos:
+    for path, size, identity, sidecars in task.photos:
         key = printable(path)
         row = {"key": key, "source_uri": source.uri(key), "identity": identity, "bytes_in": size}
         if key == path:
-            yield row | _read_photo(source, key, size, policy)
+            yield row | _read_photo(source, key, size, policy) | {"sidecars": read_sidecars(source, sidecars)}
         else:
             yield row | {"reason": Reason.UNSAFE_NAME.value, "detail": "the name is not UTF-8"}
 
@@ -310,6 +323,8 @@ def describe(data: bytes, key: str, policy: ProtectionPolicy) -> dict[str, Any]:
         return row | {"reason": refusal.reason, "detail": refusal.detail}
     except MemoryError:
         return row | {"reason": Reason.OUT_OF_MEMORY.value, "detail": "its header asks for more memory than there is"}
+    mark = mark_of(data)
+    row["mark"] = mark.pixels_sha256 if mark is not None else None
     return row | {"format": header.format, "width": header.width, "height": header.height}
 
 

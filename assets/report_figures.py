@@ -144,7 +144,7 @@ def _spread(values: NDArray[np.float32]) -> Spread:
 def _cell(value: Any) -> Any:
     """A value for CSV; text that a spreadsheet would run as a formula gets an apostrophe in front."""
     if isinstance(value, list):
-        return " ".join(value)
+        return " ".join(one if isinstance(one, str) else one["path"] for one in value)
     if isinstance(value, str) and value.startswith(FORMULA):
         return f"'{value}"
     return value

@@ -22,9 +22,11 @@ from assets.drop_plan import read_shard_rows
 from assets.drop_state import outcome_names
 from assets.overlap import WriteBehind, ordered_map, read_ahead
 from assets.shard_files import ShardWriter, TargetKind, photo_columns, shard_schema
+from assets.sidecars import SIDECAR_LEFT_OUT, WrittenSidecar, clean_sidecars
 from assets.source_photos import InputChanged, SourcePhoto, read_photos
 from models.engines import OnnxEngine
 from models.guarded_protector import GuardedProtector, ProtectorFault, ProtectorUnavailable
+from models.marks import AlreadyProtected
 from models.photos import PhotoRefused
 from models.policy import ProtectionPolicy
 from models.protector import BudgetBroken, ProtectedPhoto, Protector, ZeroPerturbation
@@ -36,7 +38,7 @@ from resources.defender_registry import DefenderCorrupt, fetch_defender
 from resources.schemas import RECEIPTS, Reason, Status
 from resources.storage import Storage
 
-CODE_EPOCH = 1  # raised when the output bytes of an unchanged photo change on purpose
+CODE_EPOCH = 2  # raised when the output bytes of an unchanged photo change on purpose
 GPU_THREADS = 4  # photos decoded and encoded at a time beside a GPU; a CPU worker has one core
 KILLED = "a worker died while it read or protected this photo"
 
@@ -72,6 +74,8 @@ class ShardTask:
             result that differs is written as the next generation.
         earlier: shard files of the drop whose rows may be carried over.
         killed: rows of the shard that killed a worker; they are quarantined without another try.
+        known: rows of the shard that came with a mark that a receipt bears out.
+        retry: reasons whose photos are not carried over but tried again.
         places: where photos that a `uri` column names may lie.
         guarded: protect photos in a child process, under the policy's deadline and limit of memory.
     """
@@ -96,6 +100,8 @@ class ShardTask:
     again: bool = False
     earlier: tuple[str, ...] = ()
     killed: tuple[int, ...] = ()
+    known: tuple[int, ...] = ()
+    retry: tuple[str, ...] = ()
     places: tuple[str, ...] = ()
     guarded: bool = False
 
@@ -156,8 +162,10 @@ def protect_shard(task: ShardTask) -> ShardResult:
             for done in _protected_rows(task):
                 if done.data is not None and task.target_kind == "files":
                     outputs.write(done.row["output_path"], done.data)
-                computed += done.data is not None
-                outcomes.update(outcome_names(done.row["status"], done.row["reason"]))
+                for sidecar in done.sidecars:
+                    outputs.write(sidecar.path, sidecar.data)
+                computed += done.data is not None and done.row["status"] == Status.PROTECTED
+                outcomes.update(outcome_names(done.row))
                 writer.write(done.row)
             outputs.finish()
         crash_point("before_write")
@@ -180,10 +188,11 @@ def probe_photo(task: ProbeTask) -> bool:
 
 @dataclass(frozen=True)
 class DoneRow:
-    """A row of the shard's file, and the photo's bytes if they were protected now."""
+    """A row of the shard's file, the photo's bytes if they are not carried over, and its sidecars."""
 
     row: dict[str, Any]
     data: bytes | None
+    sidecars: tuple[WrittenSidecar, ...] = ()
 
 
 def protect_photo(task: ShardTask, photo: SourcePhoto) -> DoneRow:
@@ -196,9 +205,12 @@ def protect_photo(task: ShardTask, photo: SourcePhoto) -> DoneRow:
             raise PhotoRefused((photo.reason or Reason.UNREADABLE).value, detail)  # type: ignore[arg-type]
         protector = protector_of(task)
         row["engine"] = protector.engine.name
-        result = protector.protect(photo.data, photo.row["key"])
+        result = protector.protect(photo.data, photo.row["key"], known_mark=photo.row["known_mark"] is not None)
     except PhotoRefused as refusal:
         row |= {"status": Status.QUARANTINED.value, "reason": refusal.reason, "detail": refusal.detail}
+    except AlreadyProtected as held:
+        data = photo.data
+        row |= _skipped(held, photo)
     except (*FATAL, OSError):
         raise
     except MemoryError:
@@ -213,8 +225,8 @@ def protect_photo(task: ShardTask, photo: SourcePhoto) -> DoneRow:
     else:
         data = result.data
         row |= _measured(result)
-        if task.target_kind == "files":
-            row["output_path"] = photo.row["key"]
+    if data is not None and task.target_kind == "files":
+        row["output_path"] = photo.row["key"]
     return DoneRow(row | photo_columns(photo, task.target_kind, task.layout, data), data)
 
 
@@ -227,12 +239,12 @@ def protector_of(task: ShardTask) -> Protector | GuardedProtector:
     model = (task.defender_url, task.defender_digest, task.onnx_file, task.onnx_sha256)
     if task.guarded:
         return _guarded_protector(*model, task.policy_json, task.budget_levels)
-    return _protector(_engine(*model), task.policy_json, task.budget_levels)
+    return _protector(_engine(*model), task.policy_json, task.budget_levels, task.defender_digest)
 
 
 def _protected_rows(task: ShardTask) -> Iterator[DoneRow]:
     """Yields the shard's rows in the catalog's order: carried over where that is possible, else protected."""
-    carried = CarriedRows(Storage(task.receipts_url), task.earlier, task.salt)
+    carried = CarriedRows(Storage(task.receipts_url), task.earlier, task.salt, task.retry)
     target = Storage(task.target_url)
 
     def done(photo: SourcePhoto) -> DoneRow:
@@ -252,8 +264,23 @@ def _protected_rows(task: ShardTask) -> Iterator[DoneRow]:
         receipt = found | {"work_key": task.work_key, "source_uri": photo.row["source_uri"]}
         return DoneRow(receipt | photo_columns(photo, task.target_kind, task.layout, data), None)
 
+    def with_sidecars(photo: SourcePhoto) -> DoneRow:
+        return _with_sidecars(done(photo), photo.row) if task.target_kind == "files" else done(photo)
+
     threads = GPU_THREADS if "CUDA" in protector_of(task).engine.name else 1
-    yield from ordered_map(done, read_ahead(read_photos(_rows(task), task.places)), threads)
+    yield from ordered_map(with_sidecars, read_ahead(read_photos(_rows(task), task.places)), threads)
+
+
+def _with_sidecars(done: DoneRow, photo_row: dict[str, Any]) -> DoneRow:
+    """Adds the sidecars of a photo that is published."""
+    if done.row["output_path"] is None:
+        return done
+    found = list(clean_sidecars(photo_row))
+    written = tuple(one for one in found if isinstance(one, WrittenSidecar))
+    flags = [flag for flag in done.row["flags"] if flag != SIDECAR_LEFT_OUT]
+    flags += [one for one in found if isinstance(one, str)]
+    row = {"flags": list(dict.fromkeys(flags)), "sidecars": [one.receipt() for one in written] or None}
+    return DoneRow(done.row | row, done.data, written)
 
 
 def _publish(task: ShardTask, receipts: Storage, local: Path) -> tuple[str, bool]:
@@ -269,10 +296,17 @@ def _publish(task: ShardTask, receipts: Storage, local: Path) -> tuple[str, bool
 
 
 def _rows(task: ShardTask) -> list[dict[str, Any]]:
-    """The shard's catalog rows; those that killed a worker have that as their reason."""
+    """The shard's catalog rows, and for each what bears its mark out: "receipt", "trust" or nothing.
+
+    Those that killed a worker have that as their reason.
+    """
     rows = read_shard_rows(task.catalog_url, task.row_group)
-    for row in task.killed:
-        rows[row] |= {"reason": Reason.WORKER_KILLED.value, "detail": KILLED}
+    trust = ProtectionPolicy.from_json(task.policy_json).trust_marks
+    for i, row in enumerate(rows):
+        trusted = "trust" if trust and row["mark"] is not None else None
+        row["known_mark"] = "receipt" if i in task.known else trusted
+    for number in task.killed:
+        rows[number] |= {"reason": Reason.WORKER_KILLED.value, "detail": KILLED}
     return rows
 
 
@@ -281,7 +315,7 @@ def _finished(task: ShardTask, receipts: Storage) -> ShardResult | None:
     size = receipts.size(task.path())
     if size is None:
         return None
-    columns = ["status", "reason", "output_path", "output_sha256"]
+    columns = ["status", "reason", "output_path", "output_sha256", "sidecars"]
     with receipts.open(task.path()) as file:
         rows = open_parquet(file).read(columns=columns, use_threads=False).to_pylist()
     target = Storage(task.target_url)
@@ -289,7 +323,7 @@ def _finished(task: ShardTask, receipts: Storage) -> ShardResult | None:
         return None
     outcomes: Counter[str] = Counter()
     for row in rows:
-        outcomes.update(outcome_names(row["status"], row["reason"]))
+        outcomes.update(outcome_names(row))
     return ShardResult(task.path(), size, len(rows), dict(outcomes), False, 0)
 
 
@@ -310,6 +344,22 @@ def _receipt(task: ShardTask, photo: SourcePhoto) -> dict[str, Any]:
     }
 
 
+def _skipped(held: AlreadyProtected, photo: SourcePhoto) -> dict[str, Any]:
+    """The receipt of a photo that is carried along as it came."""
+    assert photo.data is not None, "its mark was read in them"
+    return {
+        "status": Status.SKIPPED.value,
+        "reason": Reason.ALREADY_PROTECTED.value,
+        "detail": f"by defender {held.mark.defender_digest[:12]} at a budget of {held.mark.budget_levels} levels",
+        "flags": ["mark_trusted"] if photo.row["known_mark"] == "trust" else [],
+        "format": held.format,
+        "bytes_out": len(photo.data),
+        "output_sha256": photo.row["input_sha256"],
+        "pixels_sha256": held.mark.pixels_sha256,
+        "engine": "none",
+    }
+
+
 def _measured(result: ProtectedPhoto) -> dict[str, Any]:
     return {
         "status": Status.PROTECTED.value,
@@ -317,6 +367,7 @@ def _measured(result: ProtectedPhoto) -> dict[str, Any]:
         "format": result.format,
         "bytes_out": len(result.data),
         "output_sha256": hashlib.sha256(result.data).hexdigest(),
+        "pixels_sha256": result.pixels_sha256,
         "linf_levels": result.linf_levels,
         "survival_gain": result.survival_gain,
         "survival_cosine": result.survival_cosine,
@@ -333,6 +384,7 @@ def _guarded_protector(
         lambda: fetch_defender(url, digest, {name: sha256})[name],
         ProtectionPolicy.from_json(policy_json),
         budget_levels,
+        digest,
     )
 
 
@@ -343,5 +395,5 @@ def _engine(url: str, digest: str, name: str, sha256: str) -> OnnxEngine:
 
 
 @lru_cache(maxsize=4)
-def _protector(engine: OnnxEngine, policy_json: str, budget_levels: int) -> Protector:
-    return Protector(engine, ProtectionPolicy.from_json(policy_json), budget_levels)
+def _protector(engine: OnnxEngine, policy_json: str, budget_levels: int, digest: str) -> Protector:
+    return Protector(engine, ProtectionPolicy.from_json(policy_json), budget_levels, digest)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
@@ -37,6 +37,7 @@ RECEIPT_COLUMNS = (
     "flags",
     "output_path",
     "output_sha256",
+    "sidecars",
     "defender_digest",
     "policy_digest",
     "budget_levels",
@@ -71,6 +72,7 @@ class Verification:
     Attributes:
         photos: rows that were checked.
         published: photos whose bytes were re-hashed.
+        sidecars: XMP files beside photos that were re-hashed.
         findings: what does not match.
         by_defender: photos by (drop, defender digest, policy digest).
         budgets_checked: lossless photos whose budget was measured again.
@@ -79,6 +81,7 @@ class Verification:
 
     photos: int = 0
     published: int = 0
+    sidecars: int = 0
     findings: list[Finding] = field(default_factory=list)
     by_defender: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     budgets_checked: int = 0
@@ -99,6 +102,7 @@ class Verification:
             "passed": self.passed,
             "photos": self.photos,
             "published": self.published,
+            "sidecars": self.sidecars,
             "findings": [vars(finding) for finding in self.findings],
             "protected_by": [
                 {"drop": drop, "defender_digest": defender, "policy_digest": policy, "photos": count}
@@ -234,6 +238,7 @@ class _DropCheck:
             if row["status"] not in {status.value for status in Status}:
                 self._add("rows", row["key"], f"status {row['status']!r} is none")
             data = self._published_bytes(row) if row["output_sha256"] is not None else None
+            self._check_sidecars(row.get("sidecars") or ())
             lossy = "quality_estimated" in (row["flags"] or ())
             if data is not None and row["status"] == Status.PROTECTED and row["format"] in LOSSLESS and not lossy:
                 lossless[row["key"]] = (row, data)
@@ -258,6 +263,19 @@ class _DropCheck:
             return data
         self._add("changed", name, "its sha256 is not that of its receipt")
         return None
+
+    def _check_sidecars(self, sidecars: Iterable[dict[str, Any]]) -> None:
+        """Re-hashes the XMP files that went along with a photo."""
+        for sidecar in sidecars:
+            self.published.add(sidecar["path"])
+            try:
+                data = self._target.read_bytes(sidecar["path"])
+            except FileNotFoundError:
+                self._add("missing", sidecar["path"], "the sidecar of a published photo is gone")
+                continue
+            self._result.sidecars += 1
+            if hashlib.sha256(data).hexdigest() != sidecar["sha256"]:
+                self._add("changed", sidecar["path"], "its sha256 is not that of its photo's receipt")
 
     def _measure(self, lossless: dict[str, tuple[dict[str, Any], bytes]]) -> None:
         """Measures the budget of lossless photos again, against their originals."""

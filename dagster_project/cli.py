@@ -44,7 +44,16 @@ def protect(
     workers: Annotated[
         int | None, typer.Option(help="Worker processes; by default one a core, 0 for this process.")
     ] = None,
-    retry: Annotated[list[str] | None, typer.Option(help="Try photos again that were quarantined for REASON.")] = None,
+    retry: Annotated[
+        list[str] | None, typer.Option(help="Try photos again that were held back or skipped for REASON.")
+    ] = None,
+    trust_marks: Annotated[
+        bool, typer.Option("--trust-marks", help="Skip photos whose mark fits their pixels, known or not.")
+    ] = False,
+    known: Annotated[
+        list[str] | None,
+        typer.Option(help="TARGET of other runs whose photos count as known, beside this one's and RID_HOME's."),
+    ] = None,
     allow_uri: Annotated[
         list[str] | None,
         typer.Option(help="Also read photos of a uri column under PREFIX, beside the source's own folder or bucket."),
@@ -75,6 +84,8 @@ def protect(
         workers=settings,
         retry=tuple(retry or ()),
         uris=tuple(allow_uri or ()),
+        trust_marks=trust_marks,
+        known=tuple(known or ()),
         rehash=rehash,
         dry_run=dry_run,
         as_json=as_json,

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from resources.schemas import PHOTO_SUFFIXES, RECEIPTS, UNSUPPORTED_SUFFIXES
+from resources.schemas import PHOTO_SUFFIXES, RECEIPTS, SIDECAR_SUFFIX, UNSUPPORTED_SUFFIXES
 from resources.storage import FileEntry, Storage
 
 MAX_ROW_GROUP_BYTES = 4 * 2**30  # decoded, as the footer states it: a Parquet bomb is refused before it is read
@@ -72,6 +72,7 @@ class SourceListing:
         files: the photo files, or the Parquet files.
         ignored: number of files that are neither.
         layout: of the Parquet files.
+        sidecars: XMP files, which belong to photos or not.
     """
 
     kind: Literal["files", "parquet"]
@@ -79,6 +80,7 @@ class SourceListing:
     files: list[FileEntry]
     ignored: int
     layout: ParquetLayout | None = None
+    sidecars: tuple[FileEntry, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def list_source(url: str) -> SourceListing:
         return _parquet_listing(parent, [FileEntry(name, size, parent.identity(name))], 0)
     if not source.is_folder():
         raise FileNotFoundError(f"there is no folder, prefix or Parquet file at {url}: for one photo, give its folder")
-    photos, parquet, ignored = [], [], 0
+    photos, parquet, sidecars, ignored = [], [], [], 0
     for entry in source.list_files():
         if any(part.startswith((".", "_")) for part in entry.path.split("/")):
             continue
@@ -125,6 +127,8 @@ def list_source(url: str) -> SourceListing:
             photos.append(entry)
         elif suffix == ".parquet":
             parquet.append(entry)
+        elif suffix == SIDECAR_SUFFIX:
+            sidecars.append(entry)
         else:
             ignored += 1
     if photos and parquet:
@@ -132,8 +136,8 @@ def list_source(url: str) -> SourceListing:
             f"{url} holds {len(photos)} image files and {len(parquet)} Parquet files: give them as two drops"
         )
     if parquet:
-        return _parquet_listing(source, parquet, ignored)
-    return SourceListing("files", source.url, photos, ignored)
+        return _parquet_listing(source, parquet, ignored + len(sidecars))
+    return SourceListing("files", source.url, photos, ignored, sidecars=tuple(sidecars))
 
 
 def _parquet_listing(base: Storage, files: list[FileEntry], ignored: int) -> SourceListing:

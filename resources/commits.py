@@ -198,10 +198,13 @@ class ProtectedTable:
                     yield from conform(pa.Table.from_batches([batch]), wanted, drop).to_batches()
 
     def read_shard(self, path: str, columns: Sequence[str]) -> list[tuple[Any, ...]]:
-        """Returns some columns of one shard file, as one tuple a row."""
+        """Returns some columns of one shard file, as one tuple a row; a column that it lacks is null."""
         with self.storage.open(path) as file:
-            rows = open_parquet(file).read(columns=list(columns), use_threads=False)
-        return list(zip(*(rows.column(name).to_pylist() for name in columns), strict=True))
+            parquet = open_parquet(file)
+            there = set(columns) & set(parquet.schema_arrow.names)
+            rows = parquet.read(columns=sorted(there), use_threads=False)
+            nulls = [None] * parquet.metadata.num_rows
+        return list(zip(*(rows.column(name).to_pylist() if name in there else nulls for name in columns), strict=True))
 
     def _create(self, schema: pa.Schema) -> None:
         from deltalake import DeltaTable

@@ -12,6 +12,7 @@ from enum import StrEnum
 import pyarrow as pa
 
 DROP_NAME = re.compile(r"^[A-Za-z0-9._=-]{1,120}$")
+SIDECAR_SUFFIX = ".xmp"
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff")
 UNSUPPORTED_SUFFIXES = (
     ".heic",
@@ -40,6 +41,7 @@ class Status(StrEnum):
 class Reason(StrEnum):
     """Why a photo was skipped or quarantined; the codes are stable."""
 
+    ALREADY_PROTECTED = "already_protected"
     ANIMATED = "animated"
     DEADLINE = "deadline"
     DECODE_ERROR = "decode_error"
@@ -75,10 +77,14 @@ CATALOG = pa.schema(
         pa.field("format", pa.string()),  # JPEG, PNG, WEBP, TIFF, ...; null if unknown
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
+        pa.field("mark", pa.string()),  # the digest of pixels that a mark in the photo names; null without a mark
+        pa.field("sidecars", pa.list_(pa.struct([("path", pa.string()), ("sha256", pa.string())]))),  # beside the photo
         pa.field("reason", pa.string()),  # a quarantine reason that the header already gives
         pa.field("detail", pa.string()),
     ]
 )
+
+SIDECAR = pa.struct([pa.field("path", pa.string()), pa.field("bytes", pa.int64()), pa.field("sha256", pa.string())])
 
 RECEIPTS = pa.schema(
     [
@@ -95,6 +101,7 @@ RECEIPTS = pa.schema(
         pa.field("bytes_out", pa.int64()),
         pa.field("input_sha256", pa.string()),
         pa.field("output_sha256", pa.string()),
+        pa.field("pixels_sha256", pa.string()),  # of the decoded output, where it holds a mark
         pa.field("work_key", pa.string(), nullable=False),
         pa.field("defender_digest", pa.string(), nullable=False),
         pa.field("policy_digest", pa.string(), nullable=False),
@@ -105,6 +112,7 @@ RECEIPTS = pa.schema(
         pa.field("survival_cosine", pa.float32()),
         pa.field("psnr", pa.float32()),  # dB, of the decoded output against the decoded input
         pa.field("ssim", pa.float32()),
+        pa.field("sidecars", pa.list_(SIDECAR)),  # folder targets: XMP files that went along with the photo
     ]
 )
 

@@ -164,10 +164,10 @@ def test_retry_tries_quarantined_photos_again(request_, tmp_path: Path, monkeypa
 
     real = Protector.protect
 
-    def broken(self, data, name=""):
+    def broken(self, data, name="", **options):
         if name == "p004.jpg":
             raise ArithmeticError
-        return real(self, data, name)
+        return real(self, data, name, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(Protector, "protect", broken)

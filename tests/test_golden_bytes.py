@@ -27,17 +27,17 @@ CODECS = (
     f"opencv {cv2.__version__}"
 )
 GOLDEN_CODECS = "pillow 13.0.0, jpeg 3.2.0, webp 1.6.0, tiff 4.7.2, zlib 1.2.13, simplejpeg 1.9.0, opencv 5.0.0"
-GOLDEN_EPOCH = 1
+GOLDEN_EPOCH = 2
 GOLDEN = {
-    "jpeg": "e98504ed11fb0957",
-    "jpeg progressive": "8b40b7c5178eb52d",
-    "jpeg grey": "0b155d5ef23a7581",
-    "png": "cdb0d164f188841a",
-    "png alpha": "959e41998d90b690",
-    "webp": "bd894509ef90aa95",
-    "webp lossy": "8df44170b01e520d",
-    "tiff": "3198128089de9047",
-    "tiff lzw": "940403e90061bba0",
+    "jpeg": "0968944d263522b6",
+    "jpeg progressive": "7a6ab1dac705d9af",
+    "jpeg grey": "bfed4eb3ca00e107",
+    "png": "7ef049657455061d",
+    "png alpha": "36be13d3da3cb79f",
+    "webp": "2c5517b1819aea06",
+    "webp lossy": "2677d40b6f0f6596",
+    "tiff": "97070c9a64053568",
+    "tiff lzw": "12983af9c3b2224c",
 }
 
 
@@ -77,7 +77,7 @@ def inputs() -> dict[str, bytes]:
 
 def digests() -> dict[str, str]:
     """The sha256 of input and output of every kind, in short."""
-    protector = Protector(Pattern(), ProtectionPolicy(), 6)
+    protector = Protector(Pattern(), ProtectionPolicy(data_mining="DMI-PROHIBITED"), 6, "5" * 64)
     return {
         name: hashlib.sha256(data + b"|" + protector.protect(data, name).data).hexdigest()[:16]
         for name, data in inputs().items()

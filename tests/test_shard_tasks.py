@@ -91,10 +91,10 @@ def test_bad_photos_are_rows_with_a_reason(request_: ProtectionRequest, tmp_path
 def test_a_defect_costs_one_photo(request_: ProtectionRequest, monkeypatch: pytest.MonkeyPatch):
     real = Protector.protect
 
-    def broken(self: Protector, data: bytes, name: str = ""):
+    def broken(self: Protector, data: bytes, name: str = "", **options: bool):
         if name == "p002.jpg":
             raise ArithmeticError("a defect")
-        return real(self, data, name)
+        return real(self, data, name, **options)
 
     monkeypatch.setattr(Protector, "protect", broken)
     task = first_task(request_)
@@ -105,7 +105,7 @@ def test_a_defect_costs_one_photo(request_: ProtectionRequest, monkeypatch: pyte
 
 
 def test_a_photo_without_enough_memory_is_a_row(request_: ProtectionRequest, monkeypatch: pytest.MonkeyPatch):
-    def hungry(self: Protector, data: bytes, name: str = "") -> None:
+    def hungry(self: Protector, data: bytes, name: str = "", **options: bool) -> None:
         raise MemoryError
 
     monkeypatch.setattr(Protector, "protect", hungry)

@@ -61,10 +61,10 @@ class Poisoned:
     def __call__(self, task: Any) -> Any:
         name = self.name
 
-        def protect(self: GuardedProtector, data: bytes, photo: str = "") -> Any:
+        def protect(self: GuardedProtector, data: bytes, photo: str = "", **options: Any) -> Any:
             if photo == name:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return REAL_PROTECT(self, data, photo)
+            return REAL_PROTECT(self, data, photo, **options)
 
         GuardedProtector.protect = protect  # type: ignore[method-assign]
         return self.function(task)

@@ -6,12 +6,13 @@ import contextlib
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dagster_project import exit_codes
 from dagster_project.exit_codes import InvalidRequest
-from dagster_project.settings import registry
+from dagster_project.settings import registry, rid_home
 
 if TYPE_CHECKING:
     from assets.drop_run import DropSummary, ProtectionRequest
@@ -29,6 +30,8 @@ def protect(
     workers: WorkerSettings,
     retry: tuple[str, ...],
     uris: tuple[str, ...],
+    trust_marks: bool,
+    known: tuple[str, ...],
     rehash: bool,
     dry_run: bool,
     as_json: bool,
@@ -47,6 +50,8 @@ def protect(
         retry=retry,
         uris=uris,
         rehash=rehash,
+        trust_marks=trust_marks,
+        known=known,
     )
     if dry_run:
         _say(estimate(request, workers), as_json)
@@ -71,6 +76,8 @@ def build_request(
     retry: tuple[str, ...],
     rehash: bool,
     uris: tuple[str, ...] = (),
+    trust_marks: bool = False,
+    known: tuple[str, ...] = (),
 ) -> ProtectionRequest:
     """Checks what was asked and pins it to one defender.
 
@@ -89,6 +96,7 @@ def build_request(
     table = listing.kind == "parquet" or (place.is_folder() and ProtectedTable(place.url).exists())
     check_target(place, table=table)
     policy = _read_policy(policy_file)
+    policy = replace(policy, trust_marks=policy.trust_marks or trust_marks)
     entry = registry().resolve(defender)
     return ProtectionRequest(
         source=origin.url,
@@ -103,7 +111,20 @@ def build_request(
         rehash=rehash,
         retry=retry,
         uris=uris,
+        known=known_tables(known),
     )
+
+
+def known_tables(targets: tuple[str, ...]) -> tuple[str, ...]:
+    """The tables of this deployment's assets and of other targets.
+
+    Raises:
+        NotATarget: if nothing was published at one of the targets.
+    """
+    from assets.verification import target_table
+    from resources.storage import Storage
+
+    return (Storage(rid_home()).child("protected").url, *(target_table(target)[0].url for target in targets))
 
 
 def check_apart(source: str, target: str) -> None:
@@ -148,6 +169,7 @@ def estimate(request: ProtectionRequest, workers: WorkerSettings) -> dict[str, A
         "target_kind": request.target_kind,
         "drop": request.drop,
         "bytes": sum(entry.size for entry in listing.files),
+        "sidecars": len(listing.sidecars),
         "ignored": listing.ignored,
         "engine": protector.engine.name,
         "defender": request.defender.name,
@@ -209,6 +231,8 @@ def describe(summary: DropSummary, request: ProtectionRequest) -> str:
         f"this run          {summary.photos_computed} photos in {summary.seconds:.1f} s, {summary.shards_written} of "
         f"{summary.shards} shards written" + ("" if summary.committed else ", nothing to commit"),
     ]
+    if summary.sidecars:
+        lines.append(f"{summary.sidecars} sidecars (XMP files beside photos) went along")
     if summary.ignored:
         lines.append(f"{summary.ignored} files of the source are no photos and were ignored")
     return "\n".join(lines)

@@ -17,7 +17,10 @@ def verify(target: str, *, source: str | None, as_json: bool) -> int:
     if as_json:
         print(json.dumps(result.to_json()))
         return exit_codes.OK if result.passed else exit_codes.MISMATCH
-    print(f"{result.photos} rows, {result.published} published photos re-hashed, {len(result.findings)} findings")
+    beside = f" and {result.sidecars} sidecars" if result.sidecars else ""
+    print(
+        f"{result.photos} rows, {result.published} published photos{beside} re-hashed, {len(result.findings)} findings"
+    )
     for (drop, defender, policy), count in sorted(result.by_defender.items()):
         print(f"  drop {drop}: {count} protected by defender {defender[:12]} under policy {policy[:12]}")
     if result.budgets_checked or result.budgets_unchecked:
