@@ -32,6 +32,12 @@ def shard_salt(parquet: pq.ParquetFile) -> str:
     return metadata.get(SALT_KEY, b"").decode()
 
 
+def recorded_salt(receipts: Storage, path: str) -> str:
+    """What a shard file in a table's storage says of the work that made it."""
+    with receipts.open(path) as file:
+        return shard_salt(open_parquet(file))
+
+
 class CarriedRows:
     """Finds rows in earlier shard files; one row group of each file is in memory at a time."""
 

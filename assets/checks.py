@@ -1,42 +1,180 @@
-"""Asset checks of a protected drop; those that could lose or leak a photo block what follows."""
+"""What is checked of a protected drop before anything is built on it; what could lose or leak a photo blocks."""
 
-from dagster import AssetCheckExecutionContext, AssetCheckResult, asset_check
+from __future__ import annotations
 
-from assets.drop_plan import read_current, state_url
-from assets.protected_catalog import protected_catalog
-from assets.verification import verify_target
-from resources.commits import ProtectedTable
-from resources.places import Places
+import math
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
+from dagster import AssetCheckSeverity, AssetCheckSpec, PreviewWarning
 
-@asset_check(asset=protected_catalog, blocking=True, description="Rows in = protected + skipped + quarantined.")
-def every_photo_has_a_status(places: Places) -> AssetCheckResult:
-    """Counts the rows of every drop against its catalog."""
-    table = ProtectedTable(places.protected_table())
-    wrong = {}
-    for drop in table.drops():
-        catalog = read_current(state_url(table.url), drop)
-        rows = sum(file.rows for file in table.live_files(drop).values())
-        if catalog is None or catalog.photos != rows:
-            wrong[drop] = f"{catalog.photos if catalog else 'unknown'} photos, {rows} rows"
-    return AssetCheckResult(passed=not wrong, metadata={"drops that do not add up": wrong})
+from assets.failure_budget import exceeds
+from assets.partitions import drops
+from assets.shard_verification import Verified
+from models.policy import ProtectionPolicy
 
-
-@asset_check(
-    asset=protected_catalog,
-    blocking=True,
-    description="Every published photo has its recorded sha256; lossless ones their budget.",
+PROTECTED_CATALOG = "protected_catalog"
+ROWS, OUTPUTS, BUDGET, METADATA, QUARANTINE, LOOK = (
+    "every_photo_has_a_status",
+    "every_output_is_as_recorded",
+    "budget_is_kept",
+    "metadata_is_kept",
+    "quarantine_is_within_failure_budget",
+    "look_is_within_policy",
 )
-def every_output_is_as_recorded(context: AssetCheckExecutionContext, places: Places) -> AssetCheckResult:
-    """Re-hashes what is published, and measures lossless budgets again."""
-    result = verify_target(places.protected_table())
-    for finding in result.findings[:20]:
-        context.log.error(f"{finding.kind} in drop {finding.drop}: {finding.detail}")
-    return AssetCheckResult(
-        passed=result.passed,
-        metadata={
-            "photos": result.photos,
-            "findings": len(result.findings),
-            "budgets measured again": result.budgets_checked,
-        },
-    )
+REENCODING_LEVELS = 3.0  # root mean square that writing a lossy format again may add to the perturbation
+NOTHING_NEW = "nothing was written in this run; `rid verify` reads everything back"
+WHAT = {
+    ROWS: (True, "Rows in = protected + skipped + quarantined, in the run and in the committed table."),
+    OUTPUTS: (True, "Every photo that was written has its recorded sha256, read back from storage."),
+    BUDGET: (True, "No value moves by more than the budget, and none of the photos is unchanged."),
+    METADATA: (True, "No thumbnail of the original is published; a sample of photos has its original's metadata."),
+    QUARANTINE: (False, "Quarantined photos are within the policy's failure budget; above it a run is not committed."),
+    LOOK: (False, "The median photo looks no worse than a change by the whole budget in every value would make it."),
+}
+
+
+def check_specs() -> list[AssetCheckSpec]:
+    """The checks of protected_catalog, each evaluated a drop at a time."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PreviewWarning)
+        return [
+            AssetCheckSpec(name, asset=PROTECTED_CATALOG, blocking=blocking, description=text, partitions_def=drops)
+            for name, (blocking, text) in WHAT.items()
+        ]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of one check of one drop.
+
+    Attributes:
+        check: its name.
+        passed: whether it passed.
+        metadata: numbers; never a photo's name.
+        warning: whether a failure is only a warning.
+        says: one sentence.
+    """
+
+    check: str
+    passed: bool
+    metadata: dict[str, Any] = field(hash=False)
+    warning: bool = False
+    says: str | None = None
+
+    @property
+    def severity(self) -> AssetCheckSeverity:
+        """How a failure counts."""
+        return AssetCheckSeverity.WARN if self.warning else AssetCheckSeverity.ERROR
+
+    @property
+    def blocks(self) -> bool:
+        """Whether nothing may be built on the drop."""
+        return not self.passed and not self.warning and WHAT[self.check][0]
+
+
+@dataclass(frozen=True)
+class DropCounts:
+    """What came in and what came out of a drop.
+
+    Attributes:
+        photos: in its catalog.
+        rows: in the committed table.
+        outcomes: photos that ended in one of the statuses.
+        quarantined: of them.
+    """
+
+    photos: int
+    rows: int
+    outcomes: int
+    quarantined: int
+
+
+def check_drop(
+    counts: DropCounts, verified: Verified, policy: ProtectionPolicy, budget_levels: int
+) -> Iterator[Outcome]:
+    """Judges one drop.
+
+    Args:
+        counts: what came in and what came out.
+        verified: what was read back of the shards that this run wrote, or of all.
+        policy: the run's.
+        budget_levels: the run's.
+    """
+    yield check_rows(counts.photos, counts.rows, counts.outcomes)
+    yield check_outputs(verified)
+    yield check_budget(verified)
+    yield check_metadata(verified)
+    yield check_quarantine(counts.photos, counts.quarantined, policy)
+    yield check_look(verified, budget_levels)
+
+
+def check_rows(photos: int, rows: int, outcomes: int) -> Outcome:
+    """Holds what came in against what came out."""
+    metadata = {"photos in the catalog": photos, "rows in the table": rows, "outcomes": outcomes}
+    return Outcome(ROWS, photos == rows == outcomes, metadata)
+
+
+def check_outputs(verified: Verified) -> Outcome:
+    """Whether what was read back is as recorded."""
+    wrong = {kind: n for kind, n in sorted(verified.findings.items()) if kind not in ("budget", "unreadable")}
+    metadata = {"shards read back": verified.shards, "photos hashed": verified.published, "wrong": wrong}
+    says = "run `rid verify` on the table: it names every photo that is not as recorded" if wrong else None
+    return Outcome(OUTPUTS, not wrong, metadata, says=says if verified.shards else NOTHING_NEW)
+
+
+def check_budget(verified: Verified) -> Outcome:
+    """Whether every photo is changed, by no more than the budget."""
+    wrong = verified.findings["budget"] + verified.findings["unreadable"] + verified.over_budget
+    metadata = {
+        "lossless photos measured again": verified.budgets_measured,
+        "recorded changes compared": len(verified.psnr),
+        "outside of the budget": wrong,
+    }
+    return Outcome(BUDGET, not wrong, metadata, says=None if verified.shards else NOTHING_NEW)
+
+
+def check_metadata(verified: Verified) -> Outcome:
+    """A thumbnail leaks the original and is an error; lost metadata is a warning."""
+    metadata = {
+        "photos compared": verified.metadata_compared,
+        "with a thumbnail": verified.leaking,
+        "lost": dict(verified.metadata_lost),
+    }
+    passed = not verified.leaking and not verified.metadata_lost
+    says = None if verified.shards else NOTHING_NEW
+    return Outcome(METADATA, passed, metadata, warning=not verified.leaking, says=says)
+
+
+def check_quarantine(photos: int, held: int, policy: ProtectionPolicy) -> Outcome:
+    """Whether the quarantined photos are within the failure budget."""
+    over = exceeds(policy, held, photos)
+    metadata = {
+        "quarantined": held,
+        "share": held / max(1, photos),
+        "allowed share": policy.max_quarantined_share,
+        "always allowed": policy.max_quarantined,
+    }
+    return Outcome(QUARANTINE, not over, metadata)
+
+
+def check_look(verified: Verified, budget_levels: int) -> Outcome:
+    """Whether the median PSNR is at least that of a change by the whole budget b everywhere, re-encoding (r) included.
+
+    10 log10(255^2 / (b^2 + r^2)).
+    """
+    if not verified.psnr:
+        return Outcome(LOOK, True, {"photos": 0}, warning=True, says=NOTHING_NEW if not verified.shards else None)
+    least = 10 * math.log10(255**2 / (budget_levels**2 + REENCODING_LEVELS**2))
+    median, worst = (float(np.percentile(verified.psnr, share)) for share in (50, 1))
+    metadata = {
+        "photos": len(verified.psnr),
+        "median PSNR, dB": round(median, 2),
+        "PSNR of the worst hundredth, dB": round(worst, 2),
+        "allowed median, dB": round(least, 2),
+        "median SSIM": round(float(np.median(verified.ssim)), 4) if verified.ssim else None,
+    }
+    return Outcome(LOOK, median >= least, metadata, warning=True)

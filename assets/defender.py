@@ -9,6 +9,7 @@ import numpy as np
 from dagster import AssetExecutionContext, MaterializeResult, MetadataValue, asset
 
 from assets.drop_plan import state_url
+from assets.operations import GPU_POOL, TRAINING_OWNERS
 from assets.teacher_perturbations import teacher_cache, teacher_perturbations, teacher_selection
 from assets.training_config import DefenderRunConfig, frozen_models
 from assets.training_photos import training_squares
@@ -19,7 +20,14 @@ from resources.storage import Storage
 from training.teachers.units import photo_digest
 
 
-@asset(deps=[teacher_perturbations], group_name="training", kinds={"torch", "dask"}, description=__doc__)
+@asset(
+    deps=[teacher_perturbations],
+    group_name="training",
+    kinds={"torch", "dask"},
+    owners=TRAINING_OWNERS,
+    pool=GPU_POOL,
+    description=__doc__,
+)
 def defender(
     context: AssetExecutionContext, config: DefenderRunConfig, places: Places, dask: DaskCluster
 ) -> MaterializeResult:  # type: ignore[type-arg]

@@ -7,6 +7,7 @@ from dagster import AssetExecutionContext, Config, MaterializeResult, asset
 from pydantic import Field
 
 from assets.defender import defender
+from assets.operations import TRAINING_OWNERS
 from resources.defender_registry import DEFAULT_ALIAS, fetch_defender
 from resources.places import Places
 
@@ -18,7 +19,13 @@ class ExportConfig(Config):
     promote: bool = Field(default=False, description="Make it the default: drops protected by another are outdated.")
 
 
-@asset(deps=[defender], group_name="training", kinds={"onnx"}, description=__doc__)
+@asset(
+    deps=[defender],
+    group_name="training",
+    kinds={"onnx"},
+    owners=TRAINING_OWNERS,
+    description=__doc__,
+)
 def defender_onnx(context: AssetExecutionContext, config: ExportConfig, places: Places) -> MaterializeResult:  # type: ignore[type-arg]
     """Exports a defender that has no ONNX file yet; one that has is left as it is."""
     registry = places.registry()

@@ -7,7 +7,6 @@ run is simply run again, and a finished one finds nothing to do.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -18,6 +17,7 @@ import pyarrow as pa
 
 from assets.drop_plan import DropCatalog, plan_shards, read_catalog, read_current, write_catalog
 from assets.drop_state import SIDECARS, DropState, ShardWork, read_state
+from assets.failure_budget import check_failure_budget
 from assets.isolation import isolate
 from assets.known_photos import known_rows
 from assets.photo_index import index_source
@@ -26,6 +26,7 @@ from assets.published_names import names_of_other_drops, remove_unpublished
 from assets.shard_files import TargetKind, shard_schema
 from assets.shard_tasks import CODE_EPOCH, ShardResult, ShardTask, protect_shard
 from assets.source_photos import InputChanged
+from assets.work_salt import work_salt
 from models.policy import ProtectionPolicy
 from resources.commits import ProtectedTable, ShardFile
 from resources.dask_workers import Workers
@@ -34,10 +35,6 @@ from resources.schemas import CATALOG, RECEIPTS, Reason, Status, check_drop_name
 from resources.storage import Storage
 
 REPLANS = 3
-
-
-class FailureBudgetExceeded(RuntimeError):
-    """More photos are quarantined than the policy allows; what is done stays and a new run goes on from it."""
 
 
 class RowsDoNotAddUp(RuntimeError):
@@ -87,14 +84,7 @@ class ProtectionRequest:
 
     def salt(self) -> str:
         """What decides the output beside the photos, as part of every work key."""
-        parts = {
-            "defender": self.defender.digest,
-            "policy": self.policy.digest(),
-            "budget_levels": self.budget_levels,
-            "target_kind": self.target_kind,
-            "code_epoch": CODE_EPOCH,
-        }
-        return json.dumps(parts, sort_keys=True)
+        return work_salt(self.defender, self.policy, self.budget_levels, self.target_kind)
 
 
 @dataclass(frozen=True)
@@ -287,7 +277,7 @@ def _protect_missing(
         results[task.work_key] = result
         outcomes.update(result.outcomes)
         report(Progress("protect", finished, total))
-        _check_failure_budget(request.policy, outcomes, catalog.photos)
+        check_failure_budget(request.policy, outcomes, catalog.photos)
 
     for completed in workers.run(protect_shard, tasks, prefix="protect", expected=len(tasks)):
         if completed.result is None:
@@ -347,18 +337,6 @@ def _task(
         known=known,
         retry=request.retry,
     )
-
-
-def _check_failure_budget(policy: ProtectionPolicy, outcomes: Counter[str], photos: int) -> None:
-    quarantined = outcomes[Status.QUARANTINED.value]
-    if quarantined > policy.max_quarantined and quarantined > policy.max_quarantined_share * photos:
-        reasons = ", ".join(
-            f"{n} {name.partition(':')[2]}" for name, n in outcomes.most_common() if name.startswith("quarantined:")
-        )
-        raise FailureBudgetExceeded(
-            f"stopped: {quarantined} of {photos} photos are quarantined ({reasons}), more than the failure budget of "
-            f"{policy.max_quarantined_share:.0%}; what is done is kept: mend the source or raise max_quarantined_share"
-        )
 
 
 def _count(outcomes: Iterable[Mapping[str, int]]) -> Counter[str]:

@@ -8,9 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from assets.carried_rows import shard_salt
+from assets.carried_rows import recorded_salt
 from assets.drop_plan import DropCatalog, Shard, read_shard_rows
-from resources.catalogs import open_parquet
 from resources.commits import ProtectedTable, ShardFile
 from resources.schemas import Status
 from resources.storage import Storage
@@ -125,7 +124,7 @@ def outcome_names(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _live_shard(table: ProtectedTable, file: ShardFile, there: bool, outputs: dict[str, int] | None) -> LiveShard:
-    key, generation = _parse(file.path)
+    key, generation = parse_shard_path(file.path)
     if not there:
         return LiveShard(file, key, generation, False, Counter(), ())
     columns = ("status", "reason", "sidecars", "output_path", "bytes_out")
@@ -145,9 +144,8 @@ def _owners_of_keys(table: ProtectedTable, stale: list[LiveShard], salt: str) ->
     paths = [shard.file.path for shard in stale if shard.whole]
     if not paths:
         return {}
-    with table.storage.open(paths[0]) as file:
-        if shard_salt(open_parquet(file)) != salt:
-            return {}
+    if recorded_salt(table.storage, paths[0]) != salt:
+        return {}
     return {key: path for path in paths for (key,) in table.read_shard(path, ["key"])}
 
 
@@ -158,7 +156,7 @@ def _earlier(catalog: DropCatalog, shard: Shard, owners: dict[str, str]) -> tupl
     return tuple(sorted({owners[row["key"]] for row in rows if row["key"] in owners}))
 
 
-def _parse(path: str) -> tuple[str, int]:
+def parse_shard_path(path: str) -> tuple[str, int]:
     """Work key and generation of a shard file."""
     key, _, generation = path.rpartition("/")[2].removesuffix(".parquet").partition("-")
     return key, int(generation or 0)

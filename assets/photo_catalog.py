@@ -1,38 +1,55 @@
 """One row a photo of the drop: where it lies, its sha256, and what its header says."""
 
-from dagster import AssetExecutionContext, BackfillPolicy, MaterializeResult, asset
+from dagster import AssetSpec, MetadataValue, PathMetadataValue, UrlMetadataValue
 
-from assets.drop_run import catalogue
+from assets.column_schemas import CATALOG_COLUMNS, COLUMN_SCHEMA
+from assets.drop_events import Made
+from assets.drop_plan import DropCatalog
+from assets.drop_run import ProtectionRequest, catalogue
+from assets.operations import PROTECTION_OWNERS
 from assets.partitions import drops
-from assets.requests import ProtectionConfig, protection_request
-from resources.dask_cluster import DaskCluster
+from resources.dask_workers import Workers
 from resources.places import Places
 
+PHOTO_CATALOG = "photo_catalog"
+INDEX_EPOCH = 1  # raised when the catalog of an unchanged drop changes on purpose
 
-@asset(
+
+SPEC = AssetSpec(
+    PHOTO_CATALOG,
     partitions_def=drops,
-    backfill_policy=BackfillPolicy.single_run(),
+    skippable=True,
     group_name="protection",
     kinds={"parquet", "dask"},
+    owners=PROTECTION_OWNERS,
+    code_version=str(INDEX_EPOCH),
     description=__doc__,
+    metadata={COLUMN_SCHEMA: CATALOG_COLUMNS},
 )
-def photo_catalog(
-    context: AssetExecutionContext, config: ProtectionConfig, places: Places, dask: DaskCluster
-) -> MaterializeResult:  # type: ignore[type-arg]
-    """Lists and indexes each drop; an unchanged one writes nothing."""
-    total = 0
-    with dask.connect() as workers:
-        for drop in context.partition_keys:
-            catalog = catalogue(protection_request(drop, config, places), workers)
-            total += catalog.photos
-            context.add_asset_metadata(
-                {
-                    "photos": catalog.photos,
-                    "bytes": catalog.bytes_in,
-                    "ignored files": catalog.ignored,
-                    "shards": catalog.shards,
-                    "catalog": catalog.url,
-                },
-                partition_key=drop,
-            )
-    return MaterializeResult(metadata={"photos": total})
+
+
+def make_photo_catalog(request: ProtectionRequest, workers: Workers, places: Places) -> tuple[DropCatalog, Made]:
+    """Lists and indexes a drop; an unchanged one writes nothing."""
+    catalog = catalogue(request, workers)
+    metadata = {
+        "photos": catalog.photos,
+        "bytes": catalog.bytes_in,
+        "ignored files": catalog.ignored,
+        "shards": catalog.shards,
+        "source": MetadataValue.path(catalog.source),
+        "dagster/uri": catalog.url,
+        "dagster/row_count": catalog.photos,
+        "report": report_link(places, request.drop),
+    }
+    return catalog, Made(PHOTO_CATALOG, catalog_version(catalog), {}, metadata)
+
+
+def catalog_version(catalog: DropCatalog) -> str:
+    """Digest of a catalog's content, which also names its file."""
+    return catalog.url.rpartition("/")[2].removesuffix(".parquet")
+
+
+def report_link(places: Places, drop: str) -> UrlMetadataValue | PathMetadataValue:
+    """Where the drop's report is, or will be once it is made."""
+    link = places.report_link(drop)
+    return MetadataValue.url(link) if link.startswith("http") else MetadataValue.path(link)

@@ -1,47 +1,232 @@
 """Every photo of the drop: protected, skipped or quarantined with a reason; one commit a drop."""
 
-from dagster import AssetExecutionContext, BackfillPolicy, MaterializeResult, asset
+import base64
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from assets.drop_plan import read_current
-from assets.drop_run import run_drop
+import numpy as np
+from dagster import (
+    AssetSpec,
+    MarkdownMetadataValue,
+    MetadataValue,
+    TableColumn,
+    TableMetadataValue,
+    TableRecord,
+    TableSchema,
+)
+
+from assets.carried_rows import recorded_salt
+from assets.checks import PROTECTED_CATALOG, DropCounts, Outcome, check_drop
+from assets.column_schemas import COLUMN_SCHEMA, PROTECTED_COLUMNS, table_schema
+from assets.drop_events import Made
+from assets.drop_plan import DropCatalog, plan_shards, read_current
+from assets.drop_report import QUALITY
+from assets.drop_run import DropSummary, ProtectionRequest, run_drop
+from assets.drop_state import parse_shard_path
+from assets.operations import PROTECTION_OWNERS
 from assets.partitions import drops
-from assets.photo_catalog import photo_catalog
-from assets.requests import ProtectionConfig, protection_request
-from resources.dask_cluster import DaskCluster
+from assets.photo_catalog import PHOTO_CATALOG, catalog_version, report_link
+from assets.protection_inputs import PROMOTED_DEFENDER, PROTECTION_POLICY
+from assets.report_pictures import quality_picture
+from assets.requests import ProtectionSettings
+from assets.shard_tasks import CODE_EPOCH
+from assets.shard_verification import Verified, VerifyTask, verify_shard
+from resources.commits import ProtectedTable, ShardFile
+from resources.dask_workers import Workers
 from resources.places import Places
+from resources.schemas import Status
+
+METADATA_PHOTOS = 16  # photos a run whose metadata is compared, about
 
 
-@asset(
-    deps=[photo_catalog],
+SPEC = AssetSpec(
+    PROTECTED_CATALOG,
+    deps=[PHOTO_CATALOG, PROMOTED_DEFENDER, PROTECTION_POLICY],
     partitions_def=drops,
-    backfill_policy=BackfillPolicy.single_run(),
+    skippable=True,
     group_name="protection",
     kinds={"deltalake", "dask", "onnx"},
+    owners=PROTECTION_OWNERS,
+    code_version=str(CODE_EPOCH),
     description=__doc__,
+    metadata={COLUMN_SCHEMA: PROTECTED_COLUMNS},
 )
-def protected_catalog(
-    context: AssetExecutionContext, config: ProtectionConfig, places: Places, dask: DaskCluster
-) -> MaterializeResult:  # type: ignore[type-arg]
-    """Protects what is missing of each drop and commits it; a finished drop costs one listing."""
-    protected = quarantined = 0
-    with dask.connect() as workers:
-        for drop in context.partition_keys:
-            request = protection_request(drop, config, places)
-            summary = run_drop(request, workers, catalog=read_current(request.state, drop))
-            held = sum(summary.quarantined.values())
-            protected, quarantined = protected + summary.protected, quarantined + held
-            context.add_asset_metadata(
-                {
-                    "photos": summary.photos,
-                    "protected": summary.protected,
-                    "skipped": summary.skipped,
-                    "quarantined": held,
-                    "quarantine reasons": summary.quarantined,
-                    "photos per second": round(summary.photos_computed / max(summary.seconds, 1e-9), 2),
-                    "shards written": summary.shards_written,
-                    "table version": summary.version,
-                    "defender": summary.defender_digest,
-                },
-                partition_key=drop,
-            )
-    return MaterializeResult(metadata={"protected": protected, "quarantined": quarantined})
+
+
+def make_protected_catalog(
+    request: ProtectionRequest,
+    settings: ProtectionSettings,
+    catalog: DropCatalog | None,
+    workers: Workers,
+    places: Places,
+    *,
+    recheck: bool,
+) -> Made:
+    """Protects what is missing of a drop, commits it, and checks what was written; a finished drop costs one listing.
+
+    Args:
+        request: the drop's.
+        settings: what the run is pinned to.
+        catalog: one that was just made; None takes the drop's current one, or makes it.
+        workers: where it is done.
+        places: where things are.
+        recheck: read everything back, also what was written before.
+
+    Raises:
+        FailureBudgetExceeded: if too many photos are quarantined; nothing is committed then.
+    """
+    table = ProtectedTable(request.receipts)
+    before = table.live_files(request.drop)
+    current = catalog or read_current(request.state, request.drop)
+    summary = run_drop(request, workers, catalog=current)
+    live = table.live_files(request.drop) if summary.committed else before
+    used = read_current(request.state, request.drop)
+    assert used is not None, "run_drop leaves the catalog that it committed"
+    fresh = [file for path, file in live.items() if recheck or path not in before]
+    verified = verify(request, used, fresh, request.salt(), workers)
+    rows = sum(file.rows for file in live.values())
+    held = sum(summary.quarantined.values())
+    counts = DropCounts(summary.photos, rows, summary.protected + summary.skipped + held, held)
+    outcomes = tuple(check_drop(counts, verified, settings.policy, settings.budget_levels))
+    metadata = {
+        **_counts(summary, settings),
+        **_pictures(verified, places, request.drop),
+        "quarantine": quarantine_table(summary.quarantined, summary.photos),
+        COLUMN_SCHEMA: table_schema(table.schema()),
+        "dagster/uri": request.target,
+        "dagster/row_count": rows,
+        "report": report_link(places, request.drop),
+    }
+    return Made(PROTECTED_CATALOG, table_version(settings, used, live), inputs(settings, used), metadata, outcomes)
+
+
+def check_protected_catalog(
+    request: ProtectionRequest, settings: ProtectionSettings, workers: Workers
+) -> tuple[Outcome, ...]:
+    """Reads all of a committed drop back, whatever it was protected with, and changes nothing.
+
+    Raises:
+        ValueError: if the drop was never protected.
+    """
+    table = ProtectedTable(request.receipts)
+    catalog, live = read_current(request.state, request.drop), table.live_files(request.drop)
+    if catalog is None or not live:
+        raise ValueError(f"drop {request.drop!r} was not protected yet: materialise protected_catalog first")
+    salt = recorded_salt(table.storage, next(iter(live)))
+    verified = verify(request, catalog, list(live.values()), salt, workers)
+    counts = DropCounts(
+        photos=catalog.photos,
+        rows=sum(file.rows for file in live.values()),
+        outcomes=sum(verified.statuses[status] for status in Status),
+        quarantined=verified.statuses[Status.QUARANTINED],
+    )
+    return tuple(check_drop(counts, verified, settings.policy, settings.budget_levels))
+
+
+def verify(
+    request: ProtectionRequest, catalog: DropCatalog, files: Sequence[ShardFile], salt: str, workers: Workers
+) -> Verified:
+    """Reads shard files back on workers and adds up what they find.
+
+    Args:
+        request: the drop's.
+        catalog: the drop's.
+        files: of the drop.
+        salt: what they were protected with.
+        workers: where it is done.
+    """
+    verified = Verified()
+    if not files:
+        return verified
+    groups = {shard.work_key: shard.row_group for shard in plan_shards(catalog, salt)}
+    tasks = [
+        VerifyTask(
+            table_url=request.receipts,
+            drop=request.drop,
+            path=file.path,
+            rows=file.rows,
+            catalog_url=catalog.url,
+            row_group=groups.get(parse_shard_path(file.path)[0]),
+            sample=-(-METADATA_PHOTOS // len(files)),
+        )
+        for file in files
+    ]
+    for done in workers.run(verify_shard, tasks, prefix="verify", expected=len(tasks)):
+        if done.result is None:
+            raise RuntimeError(f"a worker died while it read drop {request.drop!r} back: run again")
+        verified.add(done.result)
+    return verified
+
+
+def table_version(settings: ProtectionSettings, catalog: DropCatalog, live: Mapping[str, ShardFile]) -> str:
+    """Version of a drop's committed rows; it begins with what decides them.
+
+    Shards that were done again, because outputs were lost or quarantined photos were tried again, make another one.
+    """
+    generations = sum(parse_shard_path(path)[1] for path in live)
+    return expected_version(settings, catalog_version(catalog)) + (f".{generations}" if generations else "")
+
+
+def expected_version(settings: ProtectionSettings, catalog: str) -> str:
+    """What the version of a drop that is not outdated begins with.
+
+    Args:
+        settings: what it is protected with.
+        catalog: version of its catalog.
+    """
+    return f"{settings.version()}.{catalog}"
+
+
+def inputs(settings: ProtectionSettings, catalog: DropCatalog) -> dict[str, str]:
+    """Versions of what a drop was protected with."""
+    return {
+        PHOTO_CATALOG: catalog_version(catalog),
+        PROMOTED_DEFENDER: settings.defender.digest,
+        PROTECTION_POLICY: settings.policy_version,
+    }
+
+
+def quarantine_table(reasons: Mapping[str, int], photos: int) -> TableMetadataValue:
+    """Held back photos by reason. Their names are personal data and in the report alone."""
+    columns = [TableColumn("reason", "string"), TableColumn("photos", "int"), TableColumn("share", "string")]
+    return MetadataValue.table(
+        records=[
+            TableRecord({"reason": reason, "photos": count, "share": f"{count / max(1, photos):.1%}"})
+            for reason, count in reasons.items()
+        ],
+        schema=TableSchema(columns),
+    )
+
+
+def _counts(summary: DropSummary, settings: ProtectionSettings) -> dict[str, Any]:
+    return {
+        "photos": summary.photos,
+        "protected": summary.protected,
+        "skipped": summary.skipped,
+        "quarantined": sum(summary.quarantined.values()),
+        "photos per second": round(summary.photos_computed / max(summary.seconds, 1e-9), 2),
+        "shards written": summary.shards_written,
+        "committed in this run": summary.committed,
+        "table version": summary.version,
+        "defender": settings.defender.digest,
+        "defender name": settings.defender.name,
+        "budget, levels": settings.budget_levels,
+        "policy": settings.policy.digest(),
+    }
+
+
+def _pictures(verified: Verified, places: Places, drop: str) -> dict[str, Any]:
+    """How the photos look that were written now; of a drop that was done before, the picture of its report."""
+    if len(verified.psnr) and len(verified.ssim):
+        measures = {"psnr": np.array(verified.psnr, np.float32), "ssim": np.array(verified.ssim, np.float32)}
+        data = quality_picture(measures, "png")
+    elif places.reports(drop).exists(QUALITY):
+        data = places.reports(drop).read_bytes(QUALITY)
+    else:
+        return {}
+    return {"look": picture("look", data, "png")}
+
+
+def picture(title: str, data: bytes, kind: str) -> MarkdownMetadataValue:
+    """A picture that the UI shows without a server of its own."""
+    return MetadataValue.md(f"![{title}](data:image/{kind};base64,{base64.b64encode(data).decode()})")

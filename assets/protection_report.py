@@ -1,21 +1,36 @@
 """How protected photos look, what protection does to diffusion models, and what was held back: a page and a CSV."""
 
-import base64
-
-from dagster import AssetExecutionContext, BackfillPolicy, Config, MaterializeResult, MetadataValue, asset
+from dagster import AssetSpec, Config
 from pydantic import Field
 
+from assets.checks import PROTECTED_CATALOG
+from assets.drop_events import Made
 from assets.drop_plan import read_current, state_url
-from assets.drop_report import EFFECT, QUALITY, SHEET, DropReport, ReportRequest, report_drop
+from assets.drop_report import EFFECT, QUALITY, REPORT_EPOCH, SHEET, DropReport, ReportRequest, report_drop
+from assets.operations import PROTECTION_OWNERS
 from assets.partitions import drops
-from assets.protected_catalog import protected_catalog
+from assets.photo_catalog import report_link
+from assets.protected_catalog import picture, quarantine_table
 from assets.training_config import frozen_models
 from resources.commits import ProtectedTable
-from resources.dask_cluster import DaskCluster
+from resources.dask_workers import Workers
 from resources.places import Places
 from resources.storage import Storage
 
+PROTECTION_REPORT = "protection_report"
 PICTURES = (("look", QUALITY, "png"), ("protection", EFFECT, "png"), ("contact sheet", SHEET, "jpeg"))
+
+SPEC = AssetSpec(
+    PROTECTION_REPORT,
+    deps=[PROTECTED_CATALOG],
+    partitions_def=drops,
+    skippable=True,
+    group_name="protection",
+    kinds={"html", "dask", "torch"},
+    owners=PROTECTION_OWNERS,
+    code_version=str(REPORT_EPOCH),
+    description=__doc__,
+)
 
 
 class ReportConfig(Config):
@@ -32,26 +47,14 @@ class ReportConfig(Config):
     )
 
 
-@asset(
-    deps=[protected_catalog],
-    partitions_def=drops,
-    backfill_policy=BackfillPolicy.single_run(),
-    group_name="protection",
-    kinds={"html", "dask", "torch"},
-    description=__doc__,
-)
-def protection_report(
-    context: AssetExecutionContext, config: ReportConfig, places: Places, dask: DaskCluster
-) -> MaterializeResult:  # type: ignore[type-arg]
-    """Reports on each drop; a drop that did not change since its report is left alone."""
-    made = 0
-    with dask.connect() as workers:
-        for drop in context.partition_keys:
-            request = report_request(drop, config, places)
-            report = report_drop(request, workers)
-            made += report.made
-            context.add_asset_metadata(_metadata(report, request.folder), partition_key=drop)
-    return MaterializeResult(metadata={"reports made": made})
+def make_protection_report(
+    drop: str, config: ReportConfig, protected_version: str, workers: Workers, places: Places
+) -> Made:
+    """Reports on a drop; one that did not change since its report is left alone."""
+    request = report_request(drop, config, places)
+    report = report_drop(request, workers)
+    metadata = _metadata(report, request.folder) | {"report": report_link(places, drop)}
+    return Made(PROTECTION_REPORT, report.figures["inputs"][:16], {PROTECTED_CATALOG: protected_version}, metadata)
 
 
 def report_request(drop: str, config: ReportConfig, places: Places) -> ReportRequest:
@@ -69,7 +72,7 @@ def report_request(drop: str, config: ReportConfig, places: Places) -> ReportReq
         target=Storage(table.url),
         drop=drop,
         catalog=catalog,
-        folder=Storage(places.home).child("reports", drop),
+        folder=places.reports(drop),
         models=tuple(frozen_models(config.models, places)) if config.models else (),
         photos=config.photos,
         shown=config.contact_sheet,
@@ -82,12 +85,11 @@ def report_request(drop: str, config: ReportConfig, places: Places) -> ReportReq
 def _metadata(report: DropReport, folder: Storage) -> dict[str, object]:
     figures = report.figures
     metadata: dict[str, object] = {
-        "report": MetadataValue.url(report.url if "://" in report.url else f"file://{report.url}"),
         "photos": figures["photos"],
         "protected": figures["protected"],
         "skipped": figures["skipped"],
         "quarantined": figures["quarantined"],
-        "quarantine reasons": figures["reasons"],
+        "quarantine": quarantine_table(figures["reasons"], figures["photos"]),
         "made in this run": report.made,
     }
     for name, spread in figures["look"].items():
@@ -98,6 +100,5 @@ def _metadata(report: DropReport, folder: Storage) -> dict[str, object]:
         metadata[f"diffusion loss of {effect['model']}"] = text
     for title, name, kind in PICTURES:
         if folder.exists(name):
-            data = base64.b64encode(folder.read_bytes(name)).decode()
-            metadata[title] = MetadataValue.md(f"![{title}](data:image/{kind};base64,{data})")
+            metadata[title] = picture(title, folder.read_bytes(name), kind)
     return metadata

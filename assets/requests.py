@@ -1,22 +1,31 @@
-"""From a partition and a run's configuration to a protection request: shared by the protection assets."""
+"""From a run's configuration to a protection request: what the protection assets share."""
 
 from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
 
 from dagster import Config
 from pydantic import Field
 
 from assets.drop_plan import state_url
 from assets.drop_run import ProtectionRequest
+from assets.work_salt import work_salt
 from models.policy import ProtectionPolicy
+from resources.defender_registry import DEFAULT_ALIAS, DefenderEntry
 from resources.places import Places
 
 
 class ProtectionConfig(Config):
     """How a drop is protected."""
 
-    defender: str = Field(default="default", description="Alias, digest or path of a defender.")
-    budget_levels: int | None = Field(default=None, description="Largest change of a value, 1-16 of 255 levels.")
-    policy_json: str = Field(default="{}", description="A protection policy, as JSON.")
+    defender: str = Field(default=DEFAULT_ALIAS, description="Alias, digest or path of a defender.")
+    budget_levels: int | None = Field(
+        default=None, description="Largest change of a value, 1-16 of 255 levels; empty takes the policy's."
+    )
+    policy_json: str = Field(
+        default="", description="A protection policy, as JSON; empty takes policy.json under RID_HOME, if it is there."
+    )
     rehash: bool = Field(default=False, description="Read every photo again, even if its listing is unchanged.")
     allow_uris: list[str] = Field(
         default=[],
@@ -25,14 +34,61 @@ class ProtectionConfig(Config):
     retry: list[str] = Field(default=[], description="Quarantine reasons whose photos are tried again.")
 
 
-def protection_request(drop: str, config: ProtectionConfig, places: Places) -> ProtectionRequest:
-    """Pins a run to one defender.
+@dataclass(frozen=True)
+class ProtectionSettings:
+    """What a run is pinned to, whatever is promoted while it goes on.
+
+    Attributes:
+        defender: one defender.
+        policy: the policy.
+        budget_levels: the budget, in 8-bit levels.
+        policy_version: digest of the policy with the budget that the run asked for.
+    """
+
+    defender: DefenderEntry
+    policy: ProtectionPolicy
+    budget_levels: int
+    policy_version: str
+
+    def version(self) -> str:
+        """Short digest of what decides a table's photos beside their originals."""
+        salt = work_salt(self.defender, self.policy, self.budget_levels, "table")
+        return hashlib.sha256(salt.encode()).hexdigest()[:12]
+
+
+def protection_settings(config: ProtectionConfig, places: Places) -> ProtectionSettings:
+    """Looks the defender and the policy up once.
+
+    Raises:
+        ValueError: if the defender, the budget or the policy is not allowed.
+    """
+    policy = ProtectionPolicy.from_json(config.policy_json or places.policy_json())
+    wanted = config.budget_levels if config.budget_levels is not None else policy.budget_levels
+    defender = places.registry().resolve(config.defender)
+    return ProtectionSettings(
+        defender=defender,
+        policy=policy,
+        budget_levels=defender.budget(wanted),
+        policy_version=replace(policy, budget_levels=wanted).digest(),
+    )
+
+
+def protection_request(
+    drop: str, config: ProtectionConfig, places: Places, settings: ProtectionSettings | None = None
+) -> ProtectionRequest:
+    """Returns the request of one drop.
+
+    Args:
+        drop: its name.
+        config: the run's configuration.
+        places: where things are.
+        settings: what the run is pinned to; None looks it up.
 
     Raises:
         ValueError: if the drop, the defender, the budget or the policy is not allowed.
+        FileNotFoundError: if there is no such drop.
     """
-    policy = ProtectionPolicy.from_json(config.policy_json)
-    entry = places.registry().resolve(config.defender)
+    pinned = settings or protection_settings(config, places)
     table = places.protected_table()
     return ProtectionRequest(
         source=places.drop_source(drop),
@@ -41,9 +97,9 @@ def protection_request(drop: str, config: ProtectionConfig, places: Places) -> P
         target_kind="table",
         state=state_url(table),
         receipts=table,
-        defender=entry,
-        policy=policy,
-        budget_levels=entry.budget(config.budget_levels if config.budget_levels is not None else policy.budget_levels),
+        defender=pinned.defender,
+        policy=pinned.policy,
+        budget_levels=pinned.budget_levels,
         rehash=config.rehash,
         retry=tuple(config.retry),
         uris=tuple(config.allow_uris),

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from dagster import AssetExecutionContext, BackfillPolicy, MaterializeResult, asset
 
 from assets.drop_plan import state_url
+from assets.operations import GPU_POOL, RETRIES, TRAINING_OWNERS
 from assets.partitions import drops
-from assets.photo_catalog import photo_catalog
+from assets.photo_catalog import PHOTO_CATALOG
 from assets.teacher_cache import DropIndex, Selection, TeacherCache
 from assets.teacher_tasks import TeacherTask, precompute_batch
 from assets.teacher_units import UnitPlan
@@ -25,6 +26,7 @@ from training.teachers.options import SET_WISE
 from training.teachers.units import Unit
 
 TASK_PHOTOS = 16
+DROPS_PER_RUN = 16
 
 
 def teacher_cache(config: TeacherRunConfig, places: Places) -> TeacherCache:
@@ -65,9 +67,14 @@ def teacher_selection(config: TeacherRunConfig) -> Selection:
 
 
 @asset(
-    deps=[photo_catalog],
+    deps=[PHOTO_CATALOG],
     partitions_def=drops,
-    backfill_policy=BackfillPolicy.single_run(),
+    # Not the policy of photo_catalog: with the same one, a backfill of both would be one run, in which this step
+    # would be skipped, since a run over many drops yields no output for photo_catalog.
+    backfill_policy=BackfillPolicy.multi_run(DROPS_PER_RUN),
+    retry_policy=RETRIES,
+    pool=GPU_POOL,
+    owners=TRAINING_OWNERS,
     group_name="training",
     kinds={"torch", "dask"},
     description=__doc__,

@@ -148,7 +148,7 @@ def verify_target(
         catalog = catalog_of(target, drop)
         if catalog is None:
             result.add("missing", drop, "catalog", "the drop's catalog is gone: rows cannot be recounted")
-        check = _DropCheck(table, Storage(target), kind, drop, result, _originals(catalog, source))
+        check = DropCheck(table, Storage(target), kind, drop, result, _originals(catalog, source))
         for shard in sorted(table.live_files(drop).values(), key=lambda shard: shard.path):
             check.shard(shard)
             on_photo(result.photos)
@@ -177,7 +177,7 @@ def _originals(catalog: DropCatalog | None, source: str | None) -> dict[str, dic
     return rows
 
 
-class _DropCheck:
+class DropCheck:
     """Verifies the shards of one drop; at most one batch of rows and photos is in memory."""
 
     def __init__(

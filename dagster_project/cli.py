@@ -226,7 +226,7 @@ def main() -> None:
 
 def exit_code(error: Exception) -> int:
     """The exit code of an error."""
-    from assets.drop_run import FailureBudgetExceeded
+    from assets.failure_budget import FailureBudgetExceeded
 
     if isinstance(error, FailureBudgetExceeded):
         return exit_codes.FAILURE_BUDGET

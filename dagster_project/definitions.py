@@ -1,51 +1,39 @@
 """Everything that Dagster loads."""
 
 import os
+from datetime import timedelta
 
-from dagster import (
-    Definitions,
-    define_asset_job,
-    definitions,
-    load_asset_checks_from_modules,
-    load_assets_from_modules,
-)
+from dagster import AssetsDefinition, AssetSpec, Definitions, FreshnessPolicy, definitions
 
-from assets import (
-    checks,
-    defender,
-    defender_onnx,
-    photo_catalog,
-    protected_catalog,
-    protection_report,
-    teacher_perturbations,
-)
-from dagster_project.settings import WEIGHTS, rid_home
-from resources.dask_cluster import DaskCluster
-from resources.places import Places
+from assets.defender import defender
+from assets.defender_onnx import defender_onnx
+from assets.drop_chain import drop_chain
+from assets.protection_inputs import protection_inputs
+from assets.teacher_perturbations import teacher_perturbations
+from dagster_project.automation import outdated_schedule, sensors
+from dagster_project.deployments import deployment
+from dagster_project.jobs import JOBS
 
-ASSETS = [photo_catalog, teacher_perturbations, defender, defender_onnx, protected_catalog, protection_report]
-
-protect_drop = define_asset_job(
-    "protect_drop",
-    selection=["photo_catalog", "protected_catalog", "protection_report"],
-    description="Catalogues, protects and reports on a drop; a finished one costs one listing.",
-)
-train_defender = define_asset_job(
-    "train_defender",
-    selection=["defender", "defender_onnx"],
-    description="Trains a defender on a configured list of drops and registers it; it is used once it is promoted.",
-)
+ASSETS: list[AssetsDefinition] = [protection_inputs, drop_chain, teacher_perturbations, defender, defender_onnx]
+ARRIVING = ("photo_catalog", "protected_catalog")  # what is late when no drop arrives any more
 
 
 @definitions
 def defs() -> Definitions:
     """Reads the environment when a code location is loaded, not when this module is imported."""
+    here = deployment(os.environ)
     return Definitions(
-        assets=load_assets_from_modules(ASSETS),
-        asset_checks=load_asset_checks_from_modules([checks]),
-        jobs=[protect_drop, train_defender],
-        resources={
-            "places": Places(home=rid_home(), source=os.environ.get("RID_SOURCE", ""), weights=str(WEIGHTS)),
-            "dask": DaskCluster(scheduler=os.environ.get("RID_SCHEDULER") or None),
-        },
+        assets=[asset.map_asset_specs(lambda spec: with_freshness(spec, here.fresh_hours)) for asset in ASSETS],
+        jobs=JOBS,
+        sensors=sensors(here),
+        schedules=[outdated_schedule(here)],
+        resources={"places": here.places, "dask": here.dask},
     )
+
+
+def with_freshness(spec: AssetSpec, hours: float) -> AssetSpec:
+    """Gives the assets of arriving drops a limit of age; it warns at half of it."""
+    if not hours or spec.key.to_user_string() not in ARRIVING:
+        return spec
+    policy = FreshnessPolicy.time_window(fail_window=timedelta(hours=hours), warn_window=timedelta(hours=hours / 2))
+    return spec.replace_attributes(freshness_policy=policy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from resources.defender_registry import DefenderRegistry
@@ -10,9 +11,14 @@ from resources.defender_registry import DefenderRegistry
 WEIGHTS = Path(__file__).resolve().parents[1] / "models" / "weights"
 
 
-def rid_home() -> str:
+def home_of(environ: Mapping[str, str]) -> str:
     """RID_HOME, a folder or an s3 prefix; by default a folder of the user's."""
-    return os.environ.get("RID_HOME") or str(Path.home() / ".local" / "share" / "rid")
+    return environ.get("RID_HOME") or str(Path.home() / ".local" / "share" / "rid")
+
+
+def rid_home() -> str:
+    """The same of this process."""
+    return home_of(os.environ)
 
 
 def registry() -> DefenderRegistry:

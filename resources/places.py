@@ -11,6 +11,8 @@ from resources.defender_registry import DefenderRegistry
 from resources.schemas import check_drop_name
 from resources.storage import Storage
 
+POLICY = "policy.json"
+
 
 class Places(ConfigurableResource):  # type: ignore[type-arg]
     """RID_HOME, where drops arrive, and the shipped weights."""
@@ -18,6 +20,7 @@ class Places(ConfigurableResource):  # type: ignore[type-arg]
     home: str = Field(description="RID_HOME: a folder or an s3 prefix for catalogs, defenders and protected photos.")
     source: str = Field(default="", description="RID_SOURCE: drop d is <source>/d/ or <source>/d.parquet.")
     weights: str = Field(description="Folder of the shipped weights.")
+    reports_url: str = Field(default="", description="Where a web server shows the reports; empty links to the files.")
 
     def registry(self) -> DefenderRegistry:
         """The defenders under RID_HOME and those that ship."""
@@ -26,6 +29,22 @@ class Places(ConfigurableResource):  # type: ignore[type-arg]
     def protected_table(self) -> str:
         """URL of the table of protected photos."""
         return f"{Storage(self.home).url}/protected"
+
+    def policy_json(self) -> str:
+        """The deployment's protection policy, `policy.json` under RID_HOME; "{}" if there is none."""
+        try:
+            return Storage(self.home).read_bytes(POLICY).decode()
+        except FileNotFoundError:
+            return "{}"
+
+    def reports(self, drop: str) -> Storage:
+        """Where a drop's report lies."""
+        return Storage(self.home).child("reports", check_drop_name(drop))
+
+    def report_link(self, drop: str) -> str:
+        """Address of a drop's report, whether it was made yet or not: a web address, a path or an s3:// URL."""
+        page = "index.html"
+        return f"{self.reports_url.rstrip('/')}/{drop}/{page}" if self.reports_url else self.reports(drop).uri(page)
 
     def drop_source(self, drop: str) -> str:
         """URL of a drop's photos.

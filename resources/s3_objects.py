@@ -93,9 +93,17 @@ class S3Objects:
         """Deletes an object."""
         _retried(lambda: self._client().rm_file(self._key(path)))
 
-    def pages(self, folder: str = "", size: int = 1000) -> Iterator[list[tuple[str, int, str]]]:
-        """Yields a listing's pages, each a list of (path, bytes, identity); one page is in memory at a time."""
+    def pages(self, folder: str = "", size: int = 1000, after: str = "") -> Iterator[list[tuple[str, int, str]]]:
+        """Yields a listing's pages, each a list of (path, bytes, identity); one page is in memory at a time.
+
+        Args:
+            folder: leaves out what is not in it.
+            size: objects a page.
+            after: leaves out what does not sort after this path.
+        """
         request = {"Bucket": self._bucket, "Prefix": self._prefix(folder), "MaxKeys": size}
+        if after:
+            request["StartAfter"] = self._prefix("") + after
         skipped = len(self._prefix(""))
         while True:
             page = _retried(lambda: self._client().call_s3("list_objects_v2", **request))

@@ -108,6 +108,19 @@ class Storage:
         else:
             yield from self._list_local(prefix)
 
+    def list_from(self, after: str = "") -> Iterator[FileEntry]:
+        """Yields every file, grouped by its first part, in the order of their keys in a bucket.
+
+        Args:
+            after: leaves out what is in, or sorts before, this file or folder at the top; a folder ends in `/`.
+        """
+        if self.is_s3:
+            last = f"{after[:-1]}0" if after.endswith("/") else after  # "0" follows "/"
+            for page in self._objects.pages(after=last):
+                yield from (FileEntry(*found) for found in page if not found[0].endswith("/"))
+            return
+        yield from _walk(self.url, "", after)
+
     def exists(self, path: str) -> bool:
         """Whether a file is there."""
         return self.size(path) is not None
@@ -296,24 +309,30 @@ class Storage:
         yield from _walk(f"{self.url}/{prefix}", f"{prefix}/" if prefix else "")
 
 
-def _walk(folder: str, prefix: str) -> Iterator[FileEntry]:
-    """Lists a local folder, its files first; one that is gone is passed over, one that may not be listed is not."""
+def _walk(folder: str, prefix: str, after: str = "") -> Iterator[FileEntry]:
+    """Lists a local folder in the order of keys in a bucket, from behind the entry `after` on.
+
+    A folder that is gone is passed over, one that may not be listed is not.
+    """
     try:
         with os.scandir(folder) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
+            entries = sorted(((_order(entry), entry) for entry in found), key=lambda named: named[0])
     except (FileNotFoundError, NotADirectoryError):
         return
-    folders = []
-    for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-            folders.append(entry.name)
+    for name, entry in entries:
+        if name <= after:
+            continue
+        if name.endswith("/"):
+            yield from _walk(f"{folder}/{entry.name}", prefix + name)
             continue
         linked = entry.is_symlink() and Path(entry.path).is_dir()  # False for a link that runs in a circle
         status = _status(entry, follow=not linked)
         if status is not None:
-            yield FileEntry(prefix + entry.name, 0 if linked else status.st_size, _local_identity(status))
-    for name in folders:
-        yield from _walk(f"{folder}/{name}", f"{prefix}{name}/")
+            yield FileEntry(prefix + name, 0 if linked else status.st_size, _local_identity(status))
+
+
+def _order(entry: os.DirEntry[str]) -> str:
+    return f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name
 
 
 def _status(entry: os.DirEntry[str], *, follow: bool) -> os.stat_result | None:

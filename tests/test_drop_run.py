@@ -10,7 +10,8 @@ from small_catalogs import HERE, photo_bytes, request_for, run, tree, write_parq
 from tiny_defender import write_tiny_defender
 
 from assets.drop_plan import read_current
-from assets.drop_run import FailureBudgetExceeded, RowsDoNotAddUp, _check_rows, run_drop
+from assets.drop_run import RowsDoNotAddUp, _check_rows, run_drop
+from assets.failure_budget import FailureBudgetExceeded
 from assets.source_photos import InputChanged
 from models.policy import ProtectionPolicy
 from resources.commits import ProtectedTable

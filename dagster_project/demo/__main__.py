@@ -34,8 +34,10 @@ def main() -> None:
     from dagster_project.demo.catalog import write_demo_photos
     from dagster_project.demo.chain import DROP, DemoSettings, run_chain
     from dagster_project.demo.pipelines import demo_pipelines
+    from resources.places import POLICY
 
     settings = DemoSettings(4, 2, 4) if options.quick else DemoSettings()
+    _set_policy(folder / HOME / POLICY, settings.budget_levels)
     written = write_demo_photos(folder / SOURCE / DROP)
     _say("photos", f"{written} files written" if written else "there already", monotonic() - began)
     started = monotonic()
@@ -67,6 +69,12 @@ def _prepare(folder: Path) -> None:
     from dagster import BetaWarning
 
     warnings.filterwarnings("ignore", category=BetaWarning)
+
+
+def _set_policy(file: Path, budget_levels: int) -> None:
+    """Gives the demo's deployment a policy; one that is there stays."""
+    if not file.exists():
+        file.write_text(f'{{"budget_levels": {budget_levels}}}\n', encoding="utf-8")
 
 
 def _protect_files(photos: Path, folder: Path) -> None:
@@ -109,7 +117,7 @@ def _conclude(folder: Path, protected: Stage, seconds: float) -> None:
     from dagster_project.demo.chain import DROP
 
     found: dict[str, Any] = protected.metadata
-    reasons = ", ".join(f"{count} {reason}" for reason, count in found["quarantine reasons"].items())
+    reasons = ", ".join(f"{row.data['photos']} {row.data['reason']}" for row in found["quarantine"].records)
     print(
         f"""
 {found["photos"]} photos in {seconds:.0f} s: {found["protected"]} protected, {found["skipped"]} skipped, \

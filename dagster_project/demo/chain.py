@@ -67,26 +67,28 @@ def run_chain(
         "budget_levels": settings.budget_levels,
     }
     training = {**teacher, "drops": [DROP], "recipe": "demo", "training_steps": settings.training_steps}
-    chain: dict[str, dict[str, Any]] = {
-        "photo_catalog": {},
-        "teacher_perturbations": teacher,
-        "defender": training | {"name": "demo"},
-        "defender_onnx": {"promote": True},
-        "protected_catalog": {"budget_levels": settings.budget_levels},
-        "protection_report": {"models": models, "contact_sheet": 6},
+    chain: dict[str, tuple[str, dict[str, Any]]] = {
+        "photo_catalog": ("drop_chain", {}),
+        "teacher_perturbations": ("teacher_perturbations", teacher),
+        "defender": ("defender", training | {"name": "demo"}),
+        "defender_onnx": ("defender_onnx", {"promote": True}),
+        "protected_catalog": ("drop_chain", {}),
+        "protection_report": ("drop_chain", {"report": {"models": models, "contact_sheet": 6}}),
     }
     stages = {}
-    for asset, config in chain.items():
-        stages[asset] = _materialise(definitions, instance, asset, config)
+    for asset, (step, config) in chain.items():
+        stages[asset] = _materialise(definitions, instance, asset, step, config)
         on_stage(stages[asset])
     return stages
 
 
-def _materialise(definitions: Definitions, instance: DagsterInstance, asset: str, config: dict[str, Any]) -> Stage:
+def _materialise(
+    definitions: Definitions, instance: DagsterInstance, asset: str, step: str, config: dict[str, Any]
+) -> Stage:
     began = monotonic()
     partitioned = definitions.resolve_assets_def(asset).partitions_def is not None
     result = definitions.resolve_implicit_global_asset_job_def().execute_in_process(
-        run_config={"ops": {asset: {"config": config}}, **QUIET},
+        run_config={"ops": {step: {"config": config}}, **QUIET},
         instance=instance,
         partition_key=DROP if partitioned else None,
         asset_selection=[AssetKey(asset)],
@@ -94,6 +96,6 @@ def _materialise(definitions: Definitions, instance: DagsterInstance, asset: str
     failed = [check.check_name for check in result.get_asset_check_evaluations() if not check.passed]
     if failed:
         raise RuntimeError(f"asset {asset}: the checks {', '.join(failed)} failed")
-    (event,) = result.asset_materializations_for_node(asset)[:1]
+    (event,) = result.asset_materializations_for_node(step)[:1]
     values = {name: value.value for name, value in event.metadata.items()}
     return Stage(asset, values, monotonic() - began)

@@ -1,0 +1,163 @@
+"""Makes photo_catalog, protected_catalog and protection_report, drop by drop, in one step.
+
+One step, because a run may cover many drops and a drop that fails must not stop the others: each goes through all
+three assets before the next begins, and only those that failed are missing when the run ends. The workers are started
+once for all of them.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from dagster import (
+    AssetExecutionContext,
+    AssetKey,
+    BackfillPolicy,
+    Failure,
+    MetadataValue,
+    TableColumn,
+    TableMetadataValue,
+    TableRecord,
+    TableSchema,
+    multi_asset,
+)
+from pydantic import Field
+
+from assets import photo_catalog, protected_catalog, protection_report
+from assets.checks import PROTECTED_CATALOG, Outcome, check_quarantine, check_specs
+from assets.drop_events import DropEvents, Event, Made
+from assets.drop_plan import DropCatalog
+from assets.failure_budget import FailureBudgetExceeded
+from assets.operations import RETRIES, STORAGE_POOL
+from assets.photo_catalog import PHOTO_CATALOG, make_photo_catalog
+from assets.protected_catalog import check_protected_catalog, make_protected_catalog
+from assets.protection_inputs import observations
+from assets.protection_report import PROTECTION_REPORT, ReportConfig, make_protection_report
+from assets.requests import ProtectionConfig, protection_request, protection_settings
+from resources.commits import ConflictingCommit
+from resources.dask_cluster import DaskCluster
+from resources.dask_workers import Workers, is_transient
+from resources.places import Places
+
+FAILED_DROPS = "failed drops"  # metadata of a failure
+
+
+class DropConfig(ProtectionConfig):
+    """How drops are protected and reported on."""
+
+    recheck: bool = Field(default=False, description="Read every published photo back, also what was there before.")
+    report: ReportConfig = Field(default=ReportConfig(), description="What the report measures and shows.")
+
+
+class BlockedByCheck(RuntimeError):
+    """A check found that photos could be lost or leak: nothing is built on the drop."""
+
+
+@multi_asset(
+    name="drop_chain",
+    specs=[photo_catalog.SPEC, protected_catalog.SPEC, protection_report.SPEC],
+    check_specs=check_specs(),
+    can_subset=True,
+    backfill_policy=BackfillPolicy.single_run(),
+    retry_policy=RETRIES,
+    pool=STORAGE_POOL,
+)
+def drop_chain(
+    context: AssetExecutionContext, config: DropConfig, places: Places, dask: DaskCluster
+) -> Iterator[Event | Any]:
+    """Takes each drop of the run through the selected assets; a finished drop costs one listing."""
+    chain = DropChain(context, config, places)
+    yield from observations(protection_settings(ProtectionConfig(), places), context.instance)
+    with dask.connect() as workers:
+        for drop in context.partition_keys:
+            yield from chain.drop(drop, workers)
+    chain.raise_if_any_failed()
+
+
+class DropChain:
+    """One run over some drops."""
+
+    def __init__(self, context: AssetExecutionContext, config: DropConfig, places: Places) -> None:
+        self._context = context
+        self._config = config
+        self._places = places
+        self._settings = protection_settings(config, places)
+        self._events = DropEvents(context)
+        self._failed: dict[str, Exception] = {}
+        done = [self._events.finished(key.to_user_string()) for key in context.selected_asset_keys]
+        self._finished: set[str] = set.intersection(*done) if done else set()
+
+    def drop(self, drop: str, workers: Workers) -> Iterator[Event]:
+        """Makes what is selected of one drop; a failure is noted and ends this drop alone."""
+        if drop in self._finished:
+            return
+        try:
+            yield from self._make(drop, workers)
+        except Exception as error:
+            self._context.log.error(f"drop {drop!r}: {_sentence(error)}", exc_info=error)
+            self._failed[drop] = error
+            if isinstance(error, FailureBudgetExceeded):
+                outcome = check_quarantine(error.photos, error.quarantined, self._settings.policy)
+                yield from self._events.checked(drop, outcome)
+
+    def raise_if_any_failed(self) -> None:
+        """Ends the run as failed if a drop failed.
+
+        Raises:
+            Failure: naming each drop that failed; tried again if a repeat may cure one of them.
+        """
+        if not self._failed:
+            return
+        reasons = {drop: _sentence(error) for drop, error in self._failed.items()}
+        total = len(self._context.partition_keys)
+        head = "" if total == 1 else f"{len(reasons)} of {total} drops failed, the others are done. "
+        raise Failure(
+            head + "; ".join(f"{drop}: {reason}" for drop, reason in reasons.items()),
+            metadata={FAILED_DROPS: _failures(reasons)},
+            allow_retries=any(_may_pass(error) for error in self._failed.values()),
+        ) from next(iter(self._failed.values()))
+
+    def _make(self, drop: str, workers: Workers) -> Iterator[Event]:
+        request = protection_request(drop, self._config, self._places, self._settings)
+        catalog: DropCatalog | None = None
+        protected: Made | None = None
+        if self._selected(PHOTO_CATALOG):
+            catalog, made = make_photo_catalog(request, workers, self._places)
+            yield from self._events.made(drop, made)
+        if self._selected(PROTECTED_CATALOG):
+            protected = make_protected_catalog(
+                request, self._settings, catalog, workers, self._places, recheck=self._config.recheck
+            )
+            yield from self._events.made(drop, protected)
+            _stop_if_blocked(drop, protected.outcomes)
+        elif self._context.selected_asset_check_keys and not self._context.selected_asset_keys:
+            for outcome in check_protected_catalog(request, self._settings, workers):
+                yield from self._events.checked(drop, outcome)
+        if self._selected(PROTECTION_REPORT):
+            version = protected.version if protected is not None else self._events.last_version(PROTECTED_CATALOG, drop)
+            made = make_protection_report(drop, self._config.report, version, workers, self._places)
+            yield from self._events.made(drop, made)
+
+    def _selected(self, asset: str) -> bool:
+        return AssetKey(asset) in self._context.selected_asset_keys
+
+
+def _stop_if_blocked(drop: str, outcomes: tuple[Outcome, ...]) -> None:
+    blocking = [outcome.check for outcome in outcomes if outcome.blocks]
+    if blocking:
+        raise BlockedByCheck(f"drop {drop!r} is committed but not as it should be: {', '.join(blocking)} failed")
+
+
+def _sentence(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if isinstance(error, ValueError | RuntimeError) else f"{type(error).__name__}: {text}"
+
+
+def _may_pass(error: Exception) -> bool:
+    return isinstance(error, ConflictingCommit) or is_transient(error)
+
+
+def _failures(reasons: dict[str, str]) -> TableMetadataValue:
+    return MetadataValue.table(
+        records=[TableRecord({"drop": drop, "reason": reason}) for drop, reason in reasons.items()],
+        schema=TableSchema([TableColumn("drop", "string"), TableColumn("reason", "string")]),
+    )

@@ -1,0 +1,11 @@
+"""Whose the assets are, how many steps of a kind run at once, and how often a step is tried again."""
+
+from __future__ import annotations
+
+from dagster import Backoff, Jitter, RetryPolicy
+
+STORAGE_POOL = "storage_write"  # steps that read and write whole drops
+GPU_POOL = "gpu"  # steps that fill a GPU
+RETRIES = RetryPolicy(max_retries=2, delay=20, backoff=Backoff.EXPONENTIAL, jitter=Jitter.PLUS_MINUS)
+TRAINING_OWNERS = ["team:training"]
+PROTECTION_OWNERS = ["team:protection"]

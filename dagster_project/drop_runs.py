@@ -1,0 +1,87 @@
+"""Which drops there are, which are outdated, and the runs that protect some of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from dagster import AssetKey, DagsterEventType, DagsterInstance, DagsterRunStatus, RunRequest, RunsFilter
+
+from assets.checks import PROTECTED_CATALOG
+from assets.drop_events import DATA_VERSION
+from assets.partitions import DROPS
+from assets.photo_catalog import PHOTO_CATALOG
+from assets.protected_catalog import expected_version
+
+if TYPE_CHECKING:
+    from assets.requests import ProtectionSettings
+
+FIRST, LAST, ONE = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end", "dagster/partition"
+UNFINISHED = [
+    DagsterRunStatus.QUEUED,
+    DagsterRunStatus.NOT_STARTED,
+    DagsterRunStatus.STARTING,
+    DagsterRunStatus.STARTED,
+]
+
+
+def run_requests(names: Iterable[str], order: Sequence[str], largest: int) -> list[RunRequest]:
+    """One run for each stretch of neighbouring drops.
+
+    Args:
+        names: the drops to protect.
+        order: all drops, in the order of their partitions.
+        largest: drops of one run, at most.
+    """
+    wanted = set(names)
+    stretches: list[list[str]] = []
+    previous = -2
+    for place, name in enumerate(order):
+        if name not in wanted:
+            continue
+        if place != previous + 1 or len(stretches[-1]) == largest:
+            stretches.append([])
+        stretches[-1].append(name)
+        previous = place
+    return [_request(stretch) for stretch in stretches]
+
+
+def _request(names: list[str]) -> RunRequest:
+    if len(names) == 1:
+        return RunRequest(partition_key=names[0])
+    return RunRequest(tags={FIRST: names[0], LAST: names[-1]})
+
+
+def outdated_drops(instance: DagsterInstance, settings: ProtectionSettings) -> list[str]:
+    """Drops that were never protected, or not as they are now by the promoted defender under the policy.
+
+    Two queries, however many drops there are. A drop that a run is working on is left out.
+    """
+    names = instance.get_dynamic_partitions(DROPS)
+    catalogs, tables = _versions(instance, PHOTO_CATALOG), _versions(instance, PROTECTED_CATALOG)
+    busy = busy_drops(instance, names)
+    return [
+        name
+        for name in names
+        if name not in busy
+        and (name not in catalogs or not tables.get(name, "").startswith(expected_version(settings, catalogs[name])))
+    ]
+
+
+def busy_drops(instance: DagsterInstance, order: Sequence[str]) -> set[str]:
+    """Drops of runs that are not finished."""
+    place = {name: i for i, name in enumerate(order)}
+    busy: set[str] = set()
+    for run in instance.get_runs(RunsFilter(statuses=UNFINISHED)):
+        first, last = run.tags.get(FIRST, run.tags.get(ONE)), run.tags.get(LAST, run.tags.get(ONE))
+        if first in place and last in place:
+            busy.update(order[place[first] : place[last] + 1])
+    return busy
+
+
+def _versions(instance: DagsterInstance, asset: str) -> dict[str, str]:
+    """The data version of each drop's last materialisation."""
+    tags = instance.event_log_storage.get_latest_tags_by_partition(
+        AssetKey(asset), DagsterEventType.ASSET_MATERIALIZATION, [DATA_VERSION]
+    )
+    return {drop: found[DATA_VERSION] for drop, found in tags.items() if DATA_VERSION in found}

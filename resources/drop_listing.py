@@ -1,0 +1,78 @@
+"""Which drops lie under a source, and what each holds, from one listing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+
+from resources.storage import FileEntry, Storage
+
+PARQUET = ".parquet"
+
+
+@dataclass(frozen=True)
+class DropListing:
+    """One folder or Parquet file at the top of a source.
+
+    Attributes:
+        name: what the drop would be called.
+        entry: the folder, with `/` at its end, or the file.
+        fingerprint: digest of the names, sizes, and ETags or modification times of its files.
+        files: number of files; hidden ones, and those in a folder that begins with `_` or `.`, do not count.
+        marked: whether the marker is in the folder.
+    """
+
+    name: str
+    entry: str
+    fingerprint: str
+    files: int
+    marked: bool
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is a folder rather than a Parquet file."""
+        return self.entry.endswith("/")
+
+
+def list_drops(source: Storage, after: str = "", marker: str = "") -> Iterator[DropListing]:
+    """Yields what lies at the top of a source, in a fixed order; other files there are passed over.
+
+    Args:
+        source: where drops arrive.
+        after: begins behind this `entry`.
+        marker: name of the file that says that a folder is complete; it is not part of the drop.
+    """
+    for entry, files in groupby(source.list_from(after), key=_top):
+        if entry.startswith((".", "_")):
+            continue
+        if entry.endswith("/"):
+            yield _folder(entry, files, marker)
+        elif entry.endswith(PARQUET):
+            (file,) = files
+            yield DropListing(entry.removesuffix(PARQUET), entry, _digest([file.identity]), 1, False)
+
+
+def _top(file: FileEntry) -> str:
+    name, slash, _ = file.path.partition("/")
+    return name + slash
+
+
+def _folder(entry: str, files: Iterator[FileEntry], marker: str) -> DropListing:
+    seen: list[str] = []
+    marked = False
+    for file in files:
+        path = file.path.removeprefix(entry)
+        if path == marker:
+            marked = True
+        elif not any(part.startswith((".", "_")) for part in path.split("/")):
+            seen.append(f"{path}\t{file.identity}")
+    return DropListing(entry[:-1], entry, _digest(seen), len(seen), marked)
+
+
+def _digest(lines: list[str]) -> str:
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(line.encode("utf-8", "surrogateescape") + b"\n")
+    return digest.hexdigest()[:16]
