@@ -14,11 +14,22 @@ from models.frozen_diffusion import FrozenDiffusion
 from training.batches import pixels_to_signed
 
 
-@torch.no_grad()
 def diffusion_losses(
     model: FrozenDiffusion, pixels: NDArray[np.uint8], *, draws: int = 16, seed: int = 0
 ) -> NDArray[np.float64]:
-    """Returns each photo's diffusion loss, E_{t,n} || eps_theta(z_t, t, c) - n ||^2, a mean over elements.
+    """Returns each photo's diffusion loss, E_{t,n} || eps_theta(z_t, t, c) - n ||^2: (B,) means.
+
+    The arguments are those of `diffusion_losses_by_time`.
+    """
+    losses: NDArray[np.float64] = diffusion_losses_by_time(model, pixels, draws=draws, seed=seed).mean(axis=0)
+    return losses
+
+
+@torch.no_grad()
+def diffusion_losses_by_time(
+    model: FrozenDiffusion, pixels: NDArray[np.uint8], *, draws: int = 16, seed: int = 0
+) -> NDArray[np.float64]:
+    """Returns each photo's diffusion loss at low to high time steps, a mean over elements.
 
     Time steps are stratified over 0..T-1. Time steps and noise depend on the seed and on the photo's place alone, so
     that two versions of the same photos are compared under the same noise.
@@ -30,9 +41,9 @@ def diffusion_losses(
         seed: of time steps and noise; use one that no training used.
 
     Returns:
-        (B,) losses.
+        (K, B) losses; row k has time steps from the k-th of K equal shares.
     """
-    total = np.zeros(len(pixels))
+    losses = np.zeros((draws, len(pixels)))
     for start in range(0, len(pixels), 16):
         image = model.resize(pixels_to_signed(pixels[start : start + 16]).to(model.device))
         latents = model.encode(image)  # (B, C, h, w)
@@ -42,8 +53,8 @@ def diffusion_losses(
             noise = torch.randn(latents.shape, generator=generator).to(latents)
             noisy = model.schedule.add_noise(latents, noise, timesteps.to(latents.device))
             error = (model.predict_noise(noisy, timesteps.to(latents.device)) - noise).square()
-            total[start : start + 16] += error.mean(dim=(1, 2, 3)).double().cpu().numpy() / draws
-    return total
+            losses[draw, start : start + 16] = error.mean(dim=(1, 2, 3)).double().cpu().numpy()
+    return losses
 
 
 def _stratified(steps: int, draw: int, draws: int, count: int, generator: torch.Generator) -> Tensor:
