@@ -69,7 +69,7 @@ class DropWatch:
 
         Args:
             drops: what is known, by name.
-            resume: entry behind which the next look begins; empty begins at the start.
+            resume: file behind which the next look begins; empty begins at the start.
         """
         self.drops = drops or {}
         self.resume = resume
@@ -156,7 +156,7 @@ def watch_source(source: Storage, watch: DropWatch, rule: Completeness, now: flo
             names.add(listing.name)
             yield listing
             if monotonic() - began > seconds:
-                watch.resume = listing.entry
+                watch.resume = listing.last
                 return
         watch.resume = ""
 

@@ -22,6 +22,7 @@ class DropListing:
         fingerprint: digest of the names, sizes, and ETags or modification times of its files.
         files: number of files; hidden ones, and those in a folder that begins with `_` or `.`, do not count.
         marked: whether the marker is in the folder.
+        last: the file that was listed last.
     """
 
     name: str
@@ -29,6 +30,7 @@ class DropListing:
     fingerprint: str
     files: int
     marked: bool
+    last: str
 
     @property
     def is_folder(self) -> bool:
@@ -41,34 +43,36 @@ def list_drops(source: Storage, after: str = "", marker: str = "") -> Iterator[D
 
     Args:
         source: where drops arrive.
-        after: begins behind this `entry`.
+        after: begins behind the entry that this file belongs to, which was listed before.
         marker: name of the file that says that a folder is complete; it is not part of the drop.
     """
-    for entry, files in groupby(source.list_from(after), key=_top):
-        if entry.startswith((".", "_")):
+    seen = _top(after)
+    for entry, files in groupby(source.list_from(after), key=lambda file: _top(file.path)):
+        if entry == seen or entry.startswith((".", "_")):
             continue
         if entry.endswith("/"):
             yield _folder(entry, files, marker)
         elif entry.endswith(PARQUET):
             (file,) = files
-            yield DropListing(entry.removesuffix(PARQUET), entry, _digest([file.identity]), 1, False)
+            yield DropListing(entry.removesuffix(PARQUET), entry, _digest([file.identity]), 1, False, file.path)
 
 
-def _top(file: FileEntry) -> str:
-    name, slash, _ = file.path.partition("/")
+def _top(path: str) -> str:
+    name, slash, _ = path.partition("/")
     return name + slash
 
 
 def _folder(entry: str, files: Iterator[FileEntry], marker: str) -> DropListing:
     seen: list[str] = []
-    marked = False
+    marked, last = False, ""
     for file in files:
-        path = file.path.removeprefix(entry)
+        last = file.path
+        path = last.removeprefix(entry)
         if path == marker:
             marked = True
         elif not any(part.startswith((".", "_")) for part in path.split("/")):
             seen.append(f"{path}\t{file.identity}")
-    return DropListing(entry[:-1], entry, _digest(seen), len(seen), marked)
+    return DropListing(entry[:-1], entry, _digest(seen), len(seen), marked, last)
 
 
 def _digest(lines: list[str]) -> str:

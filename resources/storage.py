@@ -109,17 +109,17 @@ class Storage:
             yield from self._list_local(prefix)
 
     def list_from(self, after: str = "") -> Iterator[FileEntry]:
-        """Yields every file, grouped by its first part, in the order of their keys in a bucket.
+        """Yields every file, those of one folder at the top together, in an order that stays.
 
         Args:
-            after: leaves out what is in, or sorts before, this file or folder at the top; a folder ends in `/`.
+            after: begins behind this file, which was listed before; the rest of its folder may be left out.
         """
         if self.is_s3:
-            last = f"{after[:-1]}0" if after.endswith("/") else after  # "0" follows "/"
-            for page in self._objects.pages(after=last):
+            for page in self._objects.pages(after=after):
                 yield from (FileEntry(*found) for found in page if not found[0].endswith("/"))
             return
-        yield from _walk(self.url, "", after)
+        top, slash, _ = after.partition("/")
+        yield from _walk(self.url, "", top + slash)
 
     def exists(self, path: str) -> bool:
         """Whether a file is there."""

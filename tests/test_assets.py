@@ -190,6 +190,7 @@ def test_checks_alone_read_everything_back_and_write_nothing(instance: DagsterIn
     assert {entry.path: entry.identity for entry in Storage(places.home).list_files()} == before
 
 
+@pytest.mark.slow
 def test_promotion_outdates_exactly_what_another_defender_protected(
     instance: DagsterInstance, places: Places, tmp_path: Path
 ) -> None:
@@ -225,6 +226,7 @@ def test_promotion_outdates_exactly_what_another_defender_protected(
     assert {entry.path for entry in table.storage.list_files("drop=monday")} == written, "a rollback computes nothing"
 
 
+@pytest.mark.slow
 def test_dagster_itself_finds_what_is_outdated(instance: DagsterInstance, places: Places, tmp_path: Path) -> None:
     from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
     from dagster._core.loader import LoadingContextForTest
@@ -262,6 +264,7 @@ def test_dagster_itself_finds_what_is_outdated(instance: DagsterInstance, places
     assert newest.asset_materialization.metadata["photos"].value == 3
 
 
+@pytest.mark.slow
 def test_the_whole_chain_trains_a_defender_and_protects_with_it(
     instance: DagsterInstance, places: Places, pipelines: dict[str, Path]
 ) -> None:
