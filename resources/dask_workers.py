@@ -23,6 +23,8 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
+from resources.worker_versions import check_versions
+
 TaskT = TypeVar("TaskT")
 ResultT = TypeVar("ResultT")
 
@@ -139,6 +141,7 @@ class Workers:
         self.settings = settings
         self._cluster: Any = None
         self._client: Any = None
+        self._checked: frozenset[str] = frozenset()
 
     @property
     def started(self) -> bool:
@@ -185,6 +188,7 @@ class Workers:
 
         Raises:
             WorkersUnavailable: if no worker can be had.
+            WrongWorkerVersion: if a worker of a given scheduler runs another version of this package.
             Exception: the task's own error, when it is not transient or was repeated in vain.
         """
         iterator = iter(tasks)
@@ -209,6 +213,8 @@ class Workers:
             wanted = min(self.settings.n_workers or cores(), max(1, expected))
             if wanted > len(self._cluster.workers) and not getattr(self._cluster, "cuda", False):
                 self._cluster.scale(wanted)
+        if self.settings.scheduler is not None:
+            self._checked = check_versions(self._client, self._checked)
         return self._client
 
     def _connect(self, expected: int) -> None:
@@ -218,6 +224,11 @@ class Workers:
             try:
                 self._client = Client(self.settings.scheduler, set_as_default=False, timeout=CONNECT_SECONDS)
                 self._client.wait_for_workers(1, timeout=60)
+            except TypeError as error:  # what Dask says where it has no certificate
+                raise WorkersUnavailable(
+                    f"the scheduler {self.settings.scheduler} speaks TLS, and no certificate is configured here: set "
+                    "DASK_DISTRIBUTED__COMM__TLS__CA_FILE, ...__CLIENT__CERT and ...__CLIENT__KEY"
+                ) from error
             except (OSError, TimeoutError) as error:
                 raise WorkersUnavailable(
                     f"no Dask scheduler with workers answers at {self.settings.scheduler}: {type(error).__name__}"
