@@ -218,7 +218,7 @@ def golden_trace(folder: Path) -> list[dict[str, float]]:
 
 
 def main() -> None:
-    """Writes the golden trace, or trains in a folder with as many processes as `accelerate launch` started."""
+    """Writes the golden trace, or trains in a folder with as many processes as were started."""
     if sys.argv[1] == "--golden":
         import tempfile
 
