@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from dagster import AssetExecutionContext, BackfillPolicy, MaterializeResult, asset
 
 from assets.drop_plan import state_url
-from assets.operations import GPU_POOL, RETRIES, TRAINING_OWNERS
+from assets.operations import GPU_POOL, RETRIES, TRAINING_OWNERS, mistakes_are_final
 from assets.partitions import drops
 from assets.photo_catalog import PHOTO_CATALOG
 from assets.teacher_cache import DropIndex, Selection, TeacherCache
@@ -86,9 +86,9 @@ def teacher_perturbations(
 
     The same photo, teacher and models are never worked on twice. A killed run goes on from its checkpoints.
     """
-    cache = teacher_cache(config, places)
     computed = 0
-    with dask.connect() as workers:
+    with mistakes_are_final(), dask.connect() as workers:
+        cache = teacher_cache(config, places)
         for drop in context.partition_keys:
             run = DropRun(context, drop, config, places, cache)
             index = run.perturb(workers)
