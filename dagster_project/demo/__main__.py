@@ -36,7 +36,7 @@ def main() -> None:
     from dagster_project.demo.pipelines import demo_pipelines
     from resources.places import POLICY
 
-    settings = DemoSettings(4, 2, 4) if options.quick else DemoSettings()
+    settings = DemoSettings(4, 2, 30) if options.quick else DemoSettings()
     _set_policy(folder / HOME / POLICY, settings.budget_levels)
     written = write_demo_photos(folder / SOURCE / DROP)
     _say("photos", f"{written} files written" if written else "there already", monotonic() - began)
