@@ -99,6 +99,16 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
         train_small(tmp_path, steps=3, learning_rate=1e-3)
     with pytest.raises(ValueError, match="models was"):
         train_small(tmp_path, steps=3, models=[random_model(), random_model(seed=1)])
+    with pytest.raises(ValueError, match="initial was None"):
+        train_small(tmp_path, steps=3, initial=Defender(SIZES[CONFIG.size]))
+
+
+def test_the_command_says_in_one_sentence_what_is_wrong(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "training", "--photos", "none.parquet", "--out", str(tmp_path)]
+    done = subprocess.run([*command, "--models", str(tmp_path), "--set", "steps=0"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("error: steps, batch")
+    assert "Traceback" not in done.stderr
 
 
 def test_random_numbers_go_on_after_a_resume(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from models.defender import Defender
 from models.frozen_diffusion import FrozenDiffusion, NoiseSchedule
 from training import trainer, training_state
 from training.config import TrainingConfig
@@ -106,12 +107,15 @@ def train_small(
     *,
     on_step: Callable[[dict[str, Any]], None] | None = None,
     models: list[FrozenDiffusion] | None = None,
+    initial: Defender | None = None,
     **changes: Any,
 ) -> Any:
     """Trains the small run in a folder."""
     torch.set_num_threads(1)
     models = models or [random_model(), random_model("v_prediction", seed=1)]
-    return train_defender(replace(CONFIG, **changes), small_photo_set(), models, folder, on_step=on_step)
+    return train_defender(
+        replace(CONFIG, **changes), small_photo_set(), models, folder, initial=initial, on_step=on_step
+    )
 
 
 def die() -> None:

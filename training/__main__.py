@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,9 @@ from training.recipes import RECIPES, recipe
 from training.teachers.config import PROMPT, TeacherConfig
 from training.teachers.folder import Part, choose_units, precompute_in_folder, read_perturbations
 from training.teachers.options import METHODS, SET_WISE
+from training.teachers.pgd import TeacherDiverged
 from training.teachers.units import photo_digest
-from training.trainer import train_defender
+from training.trainer import TrainingDiverged, train_defender
 
 
 def teacher_config(options: argparse.Namespace) -> TeacherConfig:
@@ -116,6 +118,7 @@ def card(
         training={
             "config": config.to_json(),
             "models": [Path(model.name).name for model in models],
+            "initial": load_defender(options.init)[1]["digest"] if options.init else None,
             "photos": len(photos.pixels),
             "teacher": {**teacher_config(options).to_json(), "photos": len(photos.teacher)},
         },
@@ -187,4 +190,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ValueError, TrainingDiverged, TeacherDiverged) as error:
+        sys.exit(f"error: {error}")

@@ -26,7 +26,7 @@ from training.devices import autocast_type, training_accelerator
 from training.losses import training_losses
 from training.photo_set import PhotoSet
 from training.run_log import RunLog
-from training.training_state import TrainingState, fresh_state, resume, save_state
+from training.training_state import TrainingState, fresh_state, resume, save_state, weights_digest
 
 LOG_EVERY = 10  # steps
 EXPLODED = 100.0  # times the usual loss; Adv-SDS at one photo a step varies by a factor of ten
@@ -91,7 +91,7 @@ def train_defender(
     _check_inputs(config, photos, models, accelerator.num_processes)
     checkpoint_autoencoders(models, config.vae_checkpointing)
     folder.mkdir(parents=True, exist_ok=True)
-    run = run_identity(config, photos, models)
+    run = run_identity(config, photos, models, initial)
     state = resume(folder, fresh_state(config, initial, accelerator.device), run)
     network, optimiser = accelerator.prepare(state.defender, state.optimiser)
     with RunLog(folder, state.step) if accelerator.is_main_process else contextlib.nullcontext() as log:
@@ -116,12 +116,15 @@ def train_defender(
     return state.average.eval()
 
 
-def run_identity(config: TrainingConfig, photos: PhotoSet, models: Sequence[FrozenDiffusion]) -> dict[str, Any]:
+def run_identity(
+    config: TrainingConfig, photos: PhotoSet, models: Sequence[FrozenDiffusion], initial: Defender | None
+) -> dict[str, Any]:
     """Returns what a checkpoint's run is recognised by."""
     return {
         **config.to_json(),
         "photos": len(photos.pixels),
         "pairs": len(photos.teacher),
+        "initial": weights_digest(initial) if initial else None,
         "models": [
             f"{model.schedule.prediction_type} at {model.native_resolution} px, autoencoder {model.vae_digest[:12]}"
             for model in models

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,6 +119,14 @@ def resume(folder: Path, fresh: TrainingState, run: dict[str, Any]) -> TrainingS
     if len(saved["random_cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(saved["random_cuda"])
     return fresh
+
+
+def weights_digest(defender: Defender) -> str:
+    """Returns the sha256 of a network's weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(defender.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _check_same_run(folder: Path, saved: dict[str, Any], run: dict[str, Any]) -> None:
