@@ -61,11 +61,19 @@ class DropCatalog:
 
 @dataclass(frozen=True)
 class Shard:
-    """One shard of a catalog: its row group, its work key and its number of photos."""
+    """One shard of a catalog.
+
+    Attributes:
+        row_group: in the catalog.
+        work_key: names the work.
+        photos: number of rows.
+        marked: whether one of them came with a mark of protection.
+    """
 
     row_group: int
     work_key: str
     photos: int
+    marked: bool = False
 
 
 def state_url(target: str) -> str:
@@ -185,8 +193,9 @@ def plan_shards(catalog: DropCatalog, salt: str) -> Iterator[Shard]:
     with parent.open(name) as file:
         parquet = pq.ParquetFile(file, page_checksum_verification=True)
         for row_group in range(parquet.metadata.num_row_groups):
-            rows = parquet.read_row_group(row_group, columns=columns, use_threads=False)
-            yield Shard(row_group, work_key(rows, salt), rows.num_rows)
+            rows = parquet.read_row_group(row_group, columns=[*columns, "mark"], use_threads=False)
+            marked = rows.column("mark").null_count < rows.num_rows
+            yield Shard(row_group, work_key(rows.select(columns), salt), rows.num_rows, marked)
 
 
 def work_key(rows: pa.Table, salt: str) -> str:

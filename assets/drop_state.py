@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from assets.carried_rows import recorded_salt
 from assets.drop_plan import DropCatalog, Shard, read_shard_rows
 from resources.commits import ProtectedTable, ShardFile
-from resources.schemas import Status
+from resources.schemas import Reason, Status
 from resources.storage import Storage
 
 SIDECARS = "sidecars:carried"  # what sidecars are counted as among outcomes
@@ -72,7 +72,7 @@ def read_state(
     *,
     salt: str,
     folder: Storage | None,
-    retry: Iterable[str] = (),
+    retry: Sequence[str] = (),
 ) -> DropState:
     """Compares a plan with what is committed.
 
@@ -83,10 +83,12 @@ def read_state(
         shards: the plan.
         salt: what decides the output beside the photos.
         folder: a folder target, whose photos are listed; None for a table target.
-        retry: reasons of photos that were quarantined or skipped, whose shards are done again.
+        retry: reasons of photos that were quarantined or skipped, whose shards are done again; `already_protected`
+            also means those that came with a mark and were protected anew.
     """
     live = live_shards(table, drop, folder)
     wanted = {f"{status}:{reason}" for status in (Status.QUARANTINED, Status.SKIPPED) for reason in retry}
+    marks = Reason.ALREADY_PROTECTED in retry
     planned = {shard.work_key for shard in shards}
     stale = [shard for key, shard in live.items() if key not in planned]
     owners = _owners_of_keys(table, stale, salt)
@@ -94,9 +96,10 @@ def read_state(
     work: list[ShardWork] = []
     for shard in shards:
         found = live.get(shard.work_key)
+        again = marks and shard.marked
         if found is None:
-            work.append(ShardWork(shard, 0, False, _earlier(catalog, shard, owners)))
-        elif not found.whole or wanted & set(found.outcomes):
+            work.append(ShardWork(shard, 0, again, _earlier(catalog, shard, owners)))
+        elif again or not found.whole or wanted & set(found.outcomes):
             work.append(ShardWork(shard, found.generation, True, (found.file.path,)))
         else:
             done[shard.work_key] = found

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from assets.drop_plan import state_url
 from assets.drop_run import ProtectionRequest
+from assets.verification import target_table
 from assets.work_salt import work_salt
 from models.policy import ProtectionPolicy
 from resources.defender_registry import DEFAULT_ALIAS, DefenderEntry
@@ -31,7 +32,13 @@ class ProtectionConfig(Config):
         default=[],
         description="Prefixes under which a `uri` column may name photos, beside the source's own folder or bucket.",
     )
-    retry: list[str] = Field(default=[], description="Quarantine reasons whose photos are tried again.")
+    retry: list[str] = Field(default=[], description="Reasons whose photos, held back or skipped, are tried again.")
+    trust_marks: bool = Field(
+        default=False, description="Skip photos whose mark of protection fits their pixels, known or not."
+    )
+    known: list[str] = Field(
+        default=[], description="Targets of other runs whose photos count as known, beside this deployment's table."
+    )
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,7 @@ def protection_settings(config: ProtectionConfig, places: Places) -> ProtectionS
         ValueError: if the defender, the budget or the policy is not allowed.
     """
     policy = ProtectionPolicy.from_json(config.policy_json or places.policy_json())
+    policy = replace(policy, trust_marks=policy.trust_marks or config.trust_marks)
     wanted = config.budget_levels if config.budget_levels is not None else policy.budget_levels
     defender = places.registry().resolve(config.defender)
     return ProtectionSettings(
@@ -85,7 +93,7 @@ def protection_request(
         settings: what the run is pinned to; None looks it up.
 
     Raises:
-        ValueError: if the drop, the defender, the budget or the policy is not allowed.
+        ValueError: if the drop, the defender, the budget or the policy is not allowed, or a known target is none.
         FileNotFoundError: if there is no such drop.
     """
     pinned = settings or protection_settings(config, places)
@@ -103,4 +111,5 @@ def protection_request(
         rehash=config.rehash,
         retry=tuple(config.retry),
         uris=tuple(config.allow_uris),
+        known=tuple(target_table(target)[0].url for target in config.known),
     )

@@ -250,7 +250,8 @@ def _protected_rows(task: ShardTask) -> Iterator[DoneRow]:
     def done(photo: SourcePhoto) -> DoneRow:
         crash_point("after_read")
         found = carried.find(photo.row["key"], photo.row["input_sha256"]) if task.earlier else None
-        if found is None or photo.row["reason"] is not None:
+        decided_again = photo.row["mark"] is not None and Reason.ALREADY_PROTECTED in task.retry
+        if found is None or decided_again or photo.row["reason"] is not None:
             return protect_photo(task, photo)
         if task.target_kind == "files":
             return (

@@ -290,3 +290,31 @@ def test_the_command_knows_this_deployment_and_what_it_is_told(
     run(home)
     code, out = rid("again", "e")
     assert (code, json.loads(out)["skipped"]) == (0, 6)
+
+
+def test_the_asset_knows_its_own_table_and_what_it_is_told(first, tmp_path: Path):
+    from assets.requests import ProtectionConfig, protection_request
+    from resources.places import Places
+
+    copy_published(tmp_path, "drops/d2")
+    write_photos(tmp_path / "drops" / "d3", 1, first=80)
+    home = str(tmp_path / "home")
+    places = Places(home=home, source=str(tmp_path / "drops"), weights=str(tmp_path / "none"))
+
+    def protect(drop: str, **config) -> tuple[int, int]:
+        asked = ProtectionConfig(defender=str(tmp_path / "defender"), **config)
+        summary = run(protection_request(drop, asked, places))
+        return summary.protected, summary.skipped
+
+    assert protect("d2") == (6, 0)
+    assert protect("d2", trust_marks=True) == (0, 6)
+    told = {"known": [str(tmp_path / "out")]}
+    assert protect("d2", **told) == (6, 0)  # it was decided before
+    assert protect("d2", **told, retry=["already_protected"]) == (0, 6)
+    assert protect("d2") == (0, 6)
+    assert protect("d3") == (1, 0)
+    (row,) = ProtectedTable(places.protected_table()).read("d3", ["key", "image"]).to_pylist()
+    Storage(str(tmp_path / "drops")).write_bytes("d4/came-back.jpg", row["image"]["bytes"])
+    assert protect("d4") == (0, 1)
+    with pytest.raises(ValueError, match="holds no receipts"):
+        protect("d4", known=[str(tmp_path / "photos")])
