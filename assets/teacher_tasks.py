@@ -42,11 +42,12 @@ def precompute_batch(task: TeacherTask) -> int:
     missing = [unit for unit in task.units if not cache.has(unit)]
     if not missing:
         return 0
+    from models.frozen_diffusion import share_autoencoders
     from training.teachers.config import TeacherConfig
     from training.teachers.methods import perturb_units
 
     config = TeacherConfig.from_json(json.loads(task.teacher_json))
-    models = load_models(task.models_json, prompt=config.text)
+    models = share_autoencoders(load_models(task.models_json, prompt=config.text))
     checkpoint = StoredCheckpoint(cache.storage, run_name(missing))
     made = perturb_units(missing, cache.read_photo, models, config, checkpoint=checkpoint)
     for address, levels in made.items():

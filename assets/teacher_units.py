@@ -65,6 +65,8 @@ class UnitPlan:
 def person_of(photo: TrainingPhoto, set_by: str) -> str:
     """Returns who is on a photo, as far as the catalog tells: its folder, the drop, or the value of a column.
 
+    A photo whose column is null is a person of its own.
+
     Raises:
         ValueError: if the photo lies in no folder, or has no such column.
     """
@@ -82,4 +84,5 @@ def person_of(photo: TrainingPhoto, set_by: str) -> str:
     if photo.columns is None or set_by not in names:
         columns = ", ".join(names) or "it has none"
         raise ValueError(f"set_by {set_by!r} is no column of the drop: choose 'folder', 'drop' or a column ({columns})")
-    return str(photo.columns.column(set_by)[0].as_py())
+    value = photo.columns.column(set_by)[0].as_py()
+    return photo.key if value is None else str(value)

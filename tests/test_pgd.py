@@ -142,6 +142,19 @@ def test_the_ensembles_gradient_is_that_of_the_mean_loss() -> None:
     assert objective == pytest.approx(mean.mean().item(), rel=1e-4)
 
 
+def test_half_precision_gives_the_same_directions() -> None:
+    photos, gradients = Photos(small_photos(2), torch.device("cpu")), []
+    for dtype in (torch.float32, torch.float16):
+        model = random_model()
+        cast = replace(
+            model, vae=model.vae.to(dtype), unet=model.unet.to(dtype), prompt_states=model.prompt_states.to(dtype)
+        )
+        config = small_config("advdm", batch=2)
+        gradients.append(ensemble_gradient(TEACHERS["advdm"]([cast], config), Ascent(photos, config, True))[0])
+    assert torch.nn.functional.cosine_similarity(*(gradient.flatten() for gradient in gradients), dim=0) > 0.999
+    assert (gradients[1] == 0).float().mean() < 0.01
+
+
 def count_calls(model: FrozenDiffusion) -> list[int]:
     calls: list[int] = []
     model.vae.encoder.register_forward_hook(lambda *_: calls.append(1))  # type: ignore[union-attr,operator]

@@ -51,7 +51,7 @@ def load_faces(files: list[Path], side: int) -> CaptionedFaces:
 
 
 def load_column(files: list[Path], name: str) -> list[str]:
-    """Returns a column's values as text, in the order in which `load_faces` returns the photos.
+    """Returns a column's values as text, in the order in which `load_faces` returns the photos; each null is another.
 
     Raises:
         ValueError: if a file has no such column.
@@ -62,7 +62,8 @@ def load_column(files: list[Path], name: str) -> list[str]:
         if name not in parquet.schema_arrow.names:
             raise ValueError(f"{file} has no column {name!r}: it has {', '.join(parquet.schema_arrow.names)}")
         for index in range(parquet.metadata.num_row_groups):
-            values += map(str, parquet.read_row_group(index, columns=[name]).column(name).to_pylist())
+            for value in parquet.read_row_group(index, columns=[name]).column(name).to_pylist():
+                values.append(f"null {len(values)}" if value is None else str(value))
     return values
 
 
