@@ -42,13 +42,13 @@ class CarriedRows:
     """Finds rows in earlier shard files; one row group of each file is in memory at a time."""
 
     def __init__(self, receipts: Storage, paths: Sequence[str], salt: str, retry: Sequence[str] = ()) -> None:
-        """Indexes the published rows of the files at `paths`.
+        """Indexes the rows of the files at `paths`.
 
         Args:
             receipts: the table's storage.
             paths: earlier shard files; one that is gone or was made by other work is passed over.
             salt: what decides the output of the present work.
-            retry: reasons whose rows are passed over.
+            retry: reasons whose rows are passed over; if there are none, every quarantined row is.
         """
         self._retry = retry
         self._receipts = receipts
@@ -74,7 +74,8 @@ class CarriedRows:
                 columns = ["key", "input_sha256", "status", "reason"]
                 rows = parquet.read_row_group(group, columns=columns, use_threads=False)
                 for i, row in enumerate(rows.to_pylist()):
-                    if row["status"] != Status.QUARANTINED and row["reason"] not in self._retry:
+                    held = row["status"] == Status.QUARANTINED and not self._retry
+                    if not held and row["reason"] not in self._retry:
                         self._places[row["key"], row["input_sha256"]] = _Place(path, group, i)
 
     def _group(self, place: _Place) -> list[dict[str, Any]]:

@@ -253,6 +253,8 @@ def _protected_rows(task: ShardTask) -> Iterator[DoneRow]:
         decided_again = photo.row["mark"] is not None and Reason.ALREADY_PROTECTED in task.retry
         if found is None or decided_again or photo.row["reason"] is not None:
             return protect_photo(task, photo)
+        if found["status"] == Status.QUARANTINED:  # for a reason that is not tried again
+            return DoneRow(found, None) if found["work_key"] == task.work_key else protect_photo(task, photo)
         if task.target_kind == "files":
             return (
                 DoneRow(found | {"work_key": task.work_key}, None)
