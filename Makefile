@@ -33,8 +33,8 @@ check: install
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-dev: demo
-	DAGSTER_HOME=$(CURDIR)/demo/dagster RID_HOME=$(CURDIR)/demo/home RID_SOURCE=$(CURDIR)/demo/photos $(BIN)/dagster dev -h 127.0.0.1 -m dagster_project.definitions
+dev: install
+	$(BIN)/python -m dagster_project.demo.dev
 
 bench: install
 	$(BIN)/python -m benchmarks.throughput

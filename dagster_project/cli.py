@@ -137,6 +137,19 @@ def report(
 
 
 @app.command()
+def preview(
+    photo: Annotated[str, typer.Argument(help="One photo: a file or an s3:// URL.")],
+    levels: Annotated[str, typer.Option(help="Budgets to show, each 1-16 of 255 levels.")] = "2,4,6,8",
+    defender: Annotated[str, typer.Option(help="Alias, digest or path of a defender.")] = "default",
+    out: Annotated[Path | None, typer.Option(help="PNG file; by default PHOTO-preview.png here.")] = None,
+) -> int:
+    """Shows one photo at several strengths beside each other, with the change amplified."""
+    from dagster_project.commands.preview import preview as run
+
+    return run(photo, out=out, defender=defender, levels=levels)
+
+
+@app.command()
 def doctor() -> int:
     """Says what is installed, what works here, and the licence of the weights."""
     from dagster_project.commands.doctor import doctor as run

@@ -14,12 +14,13 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from dagster_project.dagster_dev import write_local_instance
+from dagster_project.demo.places import DAGSTER, FILES, HOME, PIPELINES, SOURCE, STRIP
+
 if TYPE_CHECKING:
     from dagster_project.demo.chain import Stage
 
-SOURCE, HOME, DAGSTER, PIPELINES, FILES, STRIP = "photos", "home", "dagster", "pipelines", "protected", "strip.jpg"
 STRIP_PHOTO = "portraits/astronaut.jpg"
-TELEMETRY_OFF = "telemetry:\n  enabled: false\n"
 
 
 def main() -> None:
@@ -57,8 +58,7 @@ def _prepare(folder: Path) -> None:
     """Points this process, and the workers that it starts, to the demo's own places."""
     for name in (SOURCE, HOME, DAGSTER):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    if not (folder / DAGSTER / "dagster.yaml").exists():
-        (folder / DAGSTER / "dagster.yaml").write_text(TELEMETRY_OFF, encoding="utf-8")
+    write_local_instance(folder / DAGSTER)
     os.environ |= {
         "RID_HOME": str(folder / HOME),
         "RID_SOURCE": str(folder / SOURCE),

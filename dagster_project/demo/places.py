@@ -1,0 +1,5 @@
+"""Where the demo keeps things under its folder."""
+
+from __future__ import annotations
+
+SOURCE, HOME, DAGSTER, PIPELINES, FILES, STRIP = "photos", "home", "dagster", "pipelines", "protected", "strip.jpg"
