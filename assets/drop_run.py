@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from assets.drop_plan import DropCatalog, plan_shards, read_catalog, read_current, write_catalog
+from assets.drop_plan import DropCatalog, catalog_storage, plan_shards, read_catalog, read_current, write_catalog
 from assets.drop_state import SIDECARS, DropState, ShardWork, read_state
 from assets.failure_budget import check_failure_budget
 from assets.isolation import isolate
@@ -31,6 +31,7 @@ from models.policy import ProtectionPolicy
 from resources.commits import ProtectedTable, ShardFile
 from resources.dask_workers import Workers
 from resources.defender_registry import DefenderEntry
+from resources.run_locks import run_lock
 from resources.schemas import CATALOG, RECEIPTS, Reason, Status, check_drop_name
 from resources.storage import Storage
 
@@ -200,7 +201,8 @@ def run_drop(
             catalog if catalog is not None and attempt == 0 else catalogue(_after(request, attempt), workers, report)
         )
         try:
-            return _run_planned(request, current, workers, report, began)
+            with run_lock(catalog_storage(request.state, request.drop), request.drop):
+                return _run_planned(request, current, workers, report, began)
         except InputChanged:
             if attempt + 1 == REPLANS:
                 raise

@@ -192,14 +192,17 @@ class _Child:
         # the signals of a terminal away; S3 credentials are of no use to a decoder.
         paths = os.pathsep.join(path for path in sys.path if Path(path).is_absolute())
         environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+        life, self._life = os.pipe()  # open as long as this process is: the child ends when it closes
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "models.protector_process"],
+            [sys.executable, "-P", "-m", "models.protector_process", str(life)],
+            pass_fds=(life,),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment | {"PYTHONPATH": paths},
             bufsize=0,
             start_new_session=True,
         )
+        os.close(life)
         assert self._process.stdin is not None, "it was asked for"
         assert self._process.stdout is not None, "it was asked for"
         self._requests = self._process.stdin.fileno()
@@ -233,6 +236,9 @@ class _Child:
                     pipe.close()
         self._process.kill()
         self._process.wait()
+        if self._life >= 0:
+            os.close(self._life)
+            self._life = -1
 
     def __del__(self) -> None:
         if hasattr(self, "_process"):

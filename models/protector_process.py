@@ -7,6 +7,8 @@ policy and the defender; every other one a photo. The process ends with its inpu
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import resource
@@ -28,7 +30,7 @@ from models.protector import BudgetBroken, Protector, ZeroPerturbation
 
 LENGTHS = struct.Struct(">II")
 STATUS = Path("/proc/self/status")  # Linux; elsewhere there is no limit of memory
-GRACE_SECONDS = 5.0  # after the deadline, which the parent keeps: for a process whose parent was killed
+GRACE_SECONDS = 5.0  # after the deadline, which the parent keeps: where nothing tells that the parent was killed
 CV_OUT_OF_MEMORY = -4
 
 
@@ -98,6 +100,16 @@ def place_of(error: BaseException) -> str:
     return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "an unknown place"
 
 
+def _end_with(life: int) -> None:
+    """Lets the kernel end this process when the other end of a pipe closes, even while a library holds the interpreter.
+
+    The default action of SIGIO is that; nothing is ever written into this pipe.
+    """
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(life, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(life, fcntl.F_SETFL, fcntl.fcntl(life, fcntl.F_GETFL) | os.O_ASYNC)
+
+
 def _limit_memory(photo_memory: int) -> None:
     """Allows `photo_memory` bytes of data on top of what the process has with its defender loaded."""
     if not STATUS.exists():
@@ -125,6 +137,7 @@ def _write_frame(stream: BinaryIO, values: dict[str, Any], data: bytes = b"") ->
 
 def main() -> None:
     """Keeps standard output for frames: whatever else a library prints goes to standard error."""
+    _end_with(int(sys.argv[1]))
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     try:

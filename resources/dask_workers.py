@@ -15,9 +15,11 @@ import itertools
 import logging
 import os
 import random
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Generic, TypeVar
@@ -31,6 +33,7 @@ ResultT = TypeVar("ResultT")
 RETRIES = 4  # repeats of a task that failed for a transient reason
 CONNECT_SECONDS = 15  # patience with a scheduler
 FIRST_DELAY = 0.5  # seconds before the first repeat; doubled each time, with jitter
+LOST = "the Dask scheduler was lost while tasks were running; run again to continue"
 PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
 PERMANENT_ERRNO = {27, 28, 30, 122}  # file too large, no space left, read-only file system, quota exceeded
 
@@ -159,9 +162,10 @@ class Workers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is not None and self._cluster is not None:
+            _kill_workers(self._cluster)  # a terminated process has seconds left, and busy workers would take longer
         for resource in (self._client, self._cluster):
             if resource is not None:
-                # A terminated process has seconds left; workers that are still busy then die with it.
                 with contextlib.suppress(TimeoutError):
                     resource.close(timeout=5 if kind is None else 2)
         self._client = self._cluster = None
@@ -221,6 +225,7 @@ class Workers:
         from distributed import Client
 
         if self.settings.scheduler is not None:
+            logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # what it says is raised here as well
             try:
                 self._client = Client(self.settings.scheduler, set_as_default=False, timeout=CONNECT_SECONDS)
                 self._client.wait_for_workers(1, timeout=60)
@@ -266,6 +271,15 @@ def embedded_cluster(n_workers: int) -> Any:
         )
 
 
+def _kill_workers(cluster: Any) -> None:
+    """Ends embedded worker processes without waiting for their tasks, and keeps their nannies from restarting them."""
+    for nanny in list(cluster.workers.values()):
+        nanny.close_gracefully()
+        if nanny.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(nanny.pid, signal.SIGKILL)
+
+
 def _gpu_cluster() -> Any:
     """One worker a GPU, labelled GPU; None without GPUs or without dask_cuda."""
     if importlib.util.find_spec("dask_cuda") is None or not visible_gpus():
@@ -309,6 +323,7 @@ def run_bounded(
     retries: int = RETRIES,
 ) -> Iterator[Completed[TaskT, ResultT]]:
     """Keeps at most `window` tasks on the cluster and yields them as they complete; see `Workers.run`."""
+    from distributed.comm import CommClosedError
     from distributed.scheduler import KilledWorker
 
     iterator = iter(tasks)
@@ -345,6 +360,8 @@ def run_bounded(
                 else:
                     raise error
             fill()
+    except (CommClosedError, CancelledError) as error:
+        raise WorkersUnavailable(LOST) from error
     finally:
         if running:
             client.cancel(list(running), force=True)
@@ -370,7 +387,7 @@ def _error_of(future: Any) -> BaseException:
     if future.status == "error":
         error: BaseException = future.exception()
         return error
-    return WorkersUnavailable("the Dask scheduler was lost while tasks were running; run again to continue")
+    return WorkersUnavailable(LOST)
 
 
 def _delay(attempt: int) -> float:

@@ -38,6 +38,8 @@ READ_AHEAD = 8 * 2**20  # bytes
 class CredentialsRefusedError(OSError):
     """The store does not know who asks: no credentials, or wrong or expired ones. It says nothing about the file."""
 
+    transient = False
+
 
 class S3Objects:
     """The objects whose keys begin with a prefix; every path given to a method is relative to it."""

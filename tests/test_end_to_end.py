@@ -1,22 +1,18 @@
 """`rid` as a user runs it: real processes, embedded Dask workers, disk and S3."""
 
-import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from rid_commands import clean_tree, protect, rid, start, wait_for_shards
 from small_catalogs import photo_bytes, tree, write_parquet, write_photos
 from tiny_defender import write_tiny_defender
 
 from resources.commits import ProtectedTable
 from resources.storage import Storage
 
-RID = [sys.executable, "-m", "dagster_project.cli"]
 pytestmark = pytest.mark.slow
 
 
@@ -24,48 +20,6 @@ pytestmark = pytest.mark.slow
 def place(tmp_path: Path) -> Path:
     write_tiny_defender(tmp_path / "defender")
     return tmp_path
-
-
-def environment(place: Path) -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "RID_HOME": str(place / "home")}
-
-
-def start(place: Path, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [*RID, *arguments],
-        cwd=place,
-        env=environment(place),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def rid(place: Path, *arguments: str) -> tuple[int, str, str]:
-    process = start(place, *arguments)
-    out, err = process.communicate(timeout=120)
-    return process.returncode, out, err
-
-
-def protect(place: Path, source: str, target: str, *more: str) -> tuple[int, dict, str]:
-    code, out, err = rid(place, "protect", source, target, "--defender", "defender", "--workers", "2", "--json", *more)
-    return code, json.loads(out) if out else {}, err
-
-
-def wait_for_shards(url: str, count: int) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        done = [e for e in Storage(url).list_files() if "/drop=" in f"/{e.path}" and e.path.endswith(".parquet")]
-        if len(done) >= count:
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"no {count} shards appeared")
-
-
-def clean_tree(url: str | Path) -> dict[str, str]:
-    """What a reader sees: everything but the table's log, whose commits carry their time."""
-    return tree(url, without=("_rid/_delta_log", "_rid/_state", "_delta_log"))
 
 
 def test_a_folder_with_faults(place: Path):

@@ -154,14 +154,13 @@ def test_a_child_has_no_credentials_writes_no_core_and_does_not_run_the_folder_i
     assert not psutil.pid_exists(pid)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("act", ["", "spin"])
 def test_a_child_ends_with_its_parent(act: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     poison(tmp_path, monkeypatch, {"x.jpg": act})
     code = (
         "import sys; sys.path[:0] = sys.argv[1:]\n"
         "from test_guarded_protector import *\n"
-        "protector = guarded(ProtectionPolicy(photo_seconds=1))\n"
+        "protector = guarded()\n"
         "print(*children(), flush=True)\n"
         "protector.protect(photo_bytes(1), 'x.jpg')\n"
         "time.sleep(100)\n"
@@ -173,4 +172,4 @@ def test_a_child_ends_with_its_parent(act: str, tmp_path: Path, monkeypatch: pyt
     time.sleep(0.3)
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
-    child.wait(timeout=15)
+    child.wait(timeout=5)

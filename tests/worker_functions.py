@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from assets.photo_index import IndexTask, index_photos
 from models.guarded_protector import GuardedProtector
 
 REAL_PROTECT = GuardedProtector.protect
@@ -68,3 +69,10 @@ class Poisoned:
 
         GuardedProtector.protect = protect  # type: ignore[method-assign]
         return self.function(task)
+
+
+def kill_on_read(task: IndexTask) -> Any:
+    """Indexes photos on a worker that dies when one of them is called deadly.jpg."""
+    if any(photo[0] == "deadly.jpg" for photo in task.photos):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return index_photos(task)
