@@ -24,7 +24,12 @@ concurrency:
   pools:
     granularity: op
     default_limit: 1  # a step that protects or trains fills this machine
+run_retries:
+  enabled: true
+  max_retries: 1
+  retry_on_asset_or_op_failure: false  # runs whose process died; steps have their own policy
 """
+ORPHANED = "its process ended together with Dagster: another run goes on from what it finished"
 
 
 class DagsterDevFailed(RuntimeError):
@@ -50,6 +55,7 @@ class DagsterDev:
 
     def __enter__(self) -> DagsterDev:
         write_local_instance(self._home)
+        end_orphaned_runs(self._home)
         command = [sys.executable, "-m", "dagster", "dev", "-h", HOST, "-p", str(self._port)]
         command += ["-m", "dagster_project.definitions", "--log-level", "warning"]
         with self.log.open("wb") as log:
@@ -74,6 +80,7 @@ class DagsterDev:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # what it started is in its session
         process.wait()
+        end_orphaned_runs(self._home)
 
     def wait(self) -> None:
         """Blocks until the child ends.
@@ -98,6 +105,22 @@ class DagsterDev:
 
     def _tail(self) -> str:
         return self.log.read_text(errors="replace")[-2000:]
+
+
+def end_orphaned_runs(home: Path) -> int:
+    """Reports runs as failed whose processes are gone, so that they hold no pool and are tried again; returns how many.
+
+    Nothing else may use the instance: a run of another process would be reported too.
+    """
+    from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
+
+    going = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
+    with DagsterInstance.from_config(str(home)) as instance:
+        runs = instance.get_runs(RunsFilter(statuses=going))
+        for run in runs:
+            instance.report_run_failed(run, ORPHANED)
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+    return len(runs)
 
 
 def write_local_instance(home: Path) -> None:

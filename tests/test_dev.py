@@ -10,9 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from dagster import DagsterInstance, DagsterRunStatus, job, op
 from dagster._core.instance.config import dagster_instance_config
 
-from dagster_project.dagster_dev import DagsterDev, DagsterDevFailed, free_port, write_local_instance
+from dagster_project.dagster_dev import DagsterDev, DagsterDevFailed, end_orphaned_runs, free_port, write_local_instance
 from dagster_project.demo.dev import DROPS, write_drops
 
 ROOT = Path(__file__).parents[1]
@@ -72,3 +73,29 @@ def test_everything_starts_answers_and_stops(tmp_path: Path) -> None:
         process.kill()
     assert (process.returncode, out.strip()) == (0, "stopped")
     assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_runs_whose_processes_are_gone_are_ended_and_tried_again(tmp_path: Path) -> None:
+    write_local_instance(tmp_path)
+
+    @op(pool="one")
+    def step() -> None: ...
+
+    @job
+    def work() -> None:
+        step()
+
+    with DagsterInstance.from_config(str(tmp_path)) as instance:
+        going = instance.create_run_for_job(work, status=DagsterRunStatus.STARTED)
+        queued = instance.create_run_for_job(work, status=DagsterRunStatus.NOT_STARTED)
+        storage = instance.event_log_storage
+        storage.initialize_concurrency_limit_to_default("one")
+        assert storage.claim_concurrency_slot("one", going.run_id, "step").is_claimed
+        assert not storage.claim_concurrency_slot("one", queued.run_id, "step").is_claimed
+    assert end_orphaned_runs(tmp_path) == 1
+    assert end_orphaned_runs(tmp_path) == 0
+    with DagsterInstance.from_config(str(tmp_path)) as instance:
+        ended, waits = instance.get_run_by_id(going.run_id), instance.get_run_by_id(queued.run_id)
+        assert (ended.status, ended.tags["dagster/will_retry"]) == (DagsterRunStatus.FAILURE, "true")
+        assert waits.status == DagsterRunStatus.NOT_STARTED
+        assert instance.event_log_storage.claim_concurrency_slot("one", queued.run_id, "step").is_claimed
