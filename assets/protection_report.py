@@ -54,7 +54,18 @@ def make_protection_report(
     request = report_request(drop, config, places)
     report = report_drop(request, workers)
     metadata = _metadata(report, request.folder) | {"report": report_link(places, drop)}
-    return Made(PROTECTION_REPORT, report.figures["inputs"][:16], {PROTECTED_CATALOG: protected_version}, metadata)
+    version = report_version(protected_version, report.figures["inputs"])
+    return Made(PROTECTION_REPORT, version, {PROTECTED_CATALOG: protected_version}, metadata)
+
+
+def report_version(protected_version: str, inputs: str = "") -> str:
+    """Version of a drop's report; it begins with that of what it reports on.
+
+    Args:
+        protected_version: of the drop's protected photos.
+        inputs: digest of everything that the report is made of; without it, what the version begins with.
+    """
+    return f"{protected_version}/{inputs[:12]}"
 
 
 def report_request(drop: str, config: ReportConfig, places: Places) -> ReportRequest:

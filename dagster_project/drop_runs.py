@@ -12,6 +12,8 @@ from assets.drop_events import DATA_VERSION
 from assets.partitions import DROPS
 from assets.photo_catalog import PHOTO_CATALOG
 from assets.protected_catalog import expected_version
+from assets.protection_report import PROTECTION_REPORT as REPORT
+from assets.protection_report import report_version
 
 if TYPE_CHECKING:
     from assets.requests import ProtectionSettings
@@ -53,19 +55,20 @@ def _request(names: list[str]) -> RunRequest:
 
 
 def outdated_drops(instance: DagsterInstance, settings: ProtectionSettings) -> list[str]:
-    """Drops that were never protected, or not as they are now by the promoted defender under the policy.
+    """Drops that are not protected as they are by the promoted defender under the policy, or not reported on.
 
-    Two queries, however many drops there are. A drop that a run is working on is left out.
+    Three queries, however many drops there are. A drop that a run is working on is left out.
     """
     names = instance.get_dynamic_partitions(DROPS)
-    catalogs, tables = _versions(instance, PHOTO_CATALOG), _versions(instance, PROTECTED_CATALOG)
+    catalogs, tables, reports = (_versions(instance, name) for name in (PHOTO_CATALOG, PROTECTED_CATALOG, REPORT))
     busy = busy_drops(instance, names)
-    return [
-        name
-        for name in names
-        if name not in busy
-        and (name not in catalogs or not tables.get(name, "").startswith(expected_version(settings, catalogs[name])))
-    ]
+
+    def done(name: str) -> bool:
+        catalog, table, report = (found.get(name, "") for found in (catalogs, tables, reports))
+        wanted = expected_version(settings, catalog)
+        return bool(catalog) and table.startswith(wanted) and report.startswith(report_version(table))
+
+    return [name for name in names if name not in busy and not done(name)]
 
 
 def busy_drops(instance: DagsterInstance, order: Sequence[str]) -> set[str]:

@@ -185,8 +185,8 @@ def test_the_schedule_protects_what_is_outdated(
     instance = stored_instance
 
     def due() -> list | str:
-        context = build_schedule_context(instance=instance, resources={"places": here.places})
-        result = outdated_schedule(here)(context)
+        with build_schedule_context(instance=instance, resources={"places": here.places}) as context:
+            result = outdated_schedule(here)(context)
         return str(result.skip_message) if isinstance(result, SkipReason) else wanted(result)
 
     for name in ("a", "b", "c"):
