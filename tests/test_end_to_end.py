@@ -63,7 +63,7 @@ def test_kill_9_and_run_again(place: Path, shards: int):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_stop_cleanly(place: Path, number: signal.Signals, code: int):
-    write_photos(place / "photos", 400)
+    write_photos(place / "photos", 1500)
     process = start(place, "protect", "photos", "out", "--defender", "defender", "--workers", "2")
     wait_for_shards(str(place / "out"), 1)
     os.killpg(process.pid, number)  # as a terminal does: the workers get it too
