@@ -25,12 +25,13 @@ VALUE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 
 PHOTOSHOP = b"Photoshop 3.0\x00"
 PHOTOSHOP_PICTURES = {0x0409, 0x040C, 0x0422, 0x0423}  # thumbnails; EXIF copies, which hold thumbnails of their own
 
-# A base64 picture, or any base64 run too long to be text; XMP writes line ends inside them as character references.
+# A base64 picture, or any base64 too long to be text, in one run or in lines; XMP writes line ends as references.
 _LINE_END = rb"(?:&#x?[0-9A-Fa-f]{1,4};|\s)"
 BASE64_PICTURE = re.compile(
-    rb"(?:/9j/|iVBORw0KGgo|UklGR|SUkqA|TU0AK)(?:[A-Za-z0-9+/=]|"
+    rb"(?:/9j/|iVBORw0KGgo|UklGR|SUkqA|TU0AK)(?:[A-Za-z0-9+/=]|" + _LINE_END + rb"){60,}"
+    rb"|(?<![A-Za-z0-9+/])(?:[A-Za-z0-9+/]{1024,}+|(?:[A-Za-z0-9+/]{60,}+"
     + _LINE_END
-    + rb"){60,}|(?<![A-Za-z0-9+/])[A-Za-z0-9+/]{1024,}+={0,2}"
+    + rb"++){8,}+[A-Za-z0-9+/]*+)={0,2}"
 )
 # Where an XMP packet names the digest of its extension, which only a JPEG has.
 EXTENSION = re.compile(
