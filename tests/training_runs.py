@@ -234,7 +234,8 @@ def main() -> None:
         changes = json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}
         trainer.LOG_EVERY = 1
         train_small(Path(sys.argv[1]), **changes)
-        print("processes:", training_accelerator().num_processes)
+        sys.stdout.write(f"processes: {training_accelerator().num_processes}\n")  # one write: two processes share it
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":
