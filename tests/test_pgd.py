@@ -39,6 +39,13 @@ def test_one_step_is_not_lost(method: str) -> None:
     assert np.count_nonzero(made) > 0.5 * made.size
 
 
+def test_no_perturbation_is_zero_for_a_saddle_point() -> None:
+    """The distance from a photo's own latents has no slope where it is zero."""
+    for method, options in (("encoder", {"target": "none"}), ("mist", {"target": "none", "semantic_weight": 0.0})):
+        made = precompute_perturbations(small_photos(), small_models(), small_config(method, options=options))
+        assert np.count_nonzero(made) > 0.5 * made.size
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_the_seed_decides_everything(method: str) -> None:
     options = {"options": UNTARGETED[method]} if method in UNTARGETED else {}

@@ -27,6 +27,7 @@ class Mist(AdvDM):
     def __init__(self, models: Sequence[FrozenDiffusion], config: TeacherConfig) -> None:
         super().__init__(models, config)
         self.options = cast(MistOptions, config.options)
+        self.random_start = self.options.target == "none"  # the distance from a photo's own latents is flat at zero
 
     def prepare(self, photos: Photos) -> None:
         """Encodes the target, or the clean photos."""
