@@ -4,6 +4,8 @@ import contextlib
 import time
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from models.data_mining import NAME, NAMESPACE, OPEN, RISING, VOCABULARY, tightened
 from models.marks import MARK_NAMESPACE, Mark, read_mark, with_mark
@@ -143,6 +145,23 @@ def test_packets_that_cannot_be_changed_safely_are_refused(bad: bytes) -> None:
     with pytest.raises(UnreadablePacket):
         Packet(bad)
     assert read_mark(bad + MARK_NAMESPACE.encode()) is None
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    changes=st.lists(
+        st.tuples(st.floats(0, 1, exclude_max=True), st.binary(max_size=6), st.integers(0, 30)), max_size=4
+    )
+)
+def test_damaged_packets_are_refused_or_changed_as_asked(changes: list[tuple[float, bytes, int]]) -> None:
+    data = with_mark(PLAIN, OTHER, "DMI-PROHIBITED")
+    for place, text, gone in changes:
+        at = int(place * len(data))
+        data = data[:at] + text + data[at + gone :]
+    clean_xmp(data)
+    with contextlib.suppress(UnreadablePacket):
+        marked = with_mark(data, MARK, "DMI-PROHIBITED")
+        assert read_mark(marked) == MARK and read_mark(with_mark(marked, None)) is None
 
 
 def test_a_packet_in_latin_1_keeps_its_encoding() -> None:
