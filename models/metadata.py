@@ -23,6 +23,7 @@ SUB_DIRECTORIES = {0x8769, 0x8825, 0xA005}  # Exif, GPS, interoperability
 VALUE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}  # by TIFF type
 
 PHOTOSHOP = b"Photoshop 3.0\x00"
+PHOTOSHOP_IPTC = 0x0404
 PHOTOSHOP_PICTURES = {0x0409, 0x040C, 0x0422, 0x0423}  # thumbnails; EXIF copies, which hold thumbnails of their own
 
 # A base64 picture, or any base64 too long to be text, in one run or in lines; XMP writes line ends as references.
@@ -49,16 +50,23 @@ class CleanBlock:
         data: what may be written; empty if nothing may.
         renditions: whether a picture was removed.
         damaged: whether a part could not be read and was left out.
+        dropped: whether what is no picture had to go with one.
     """
 
     data: bytes
     renditions: bool = False
     damaged: bool = False
+    dropped: bool = False
 
     @property
     def flags(self) -> tuple[str, ...]:
         """The flags a photo gets for this block."""
-        return ("renditions_removed",) * self.renditions + ("metadata_damaged",) * self.damaged
+        named = {
+            "renditions_removed": self.renditions,
+            "metadata_damaged": self.damaged,
+            "metadata_dropped": self.dropped,
+        }
+        return tuple(flag for flag, holds in named.items() if holds)
 
 
 def holds_picture(data: bytes) -> bool:
@@ -75,7 +83,7 @@ def clean_profile(profile: bytes) -> CleanBlock:
     hidden = any(
         found[0][:1] not in b"\xff\xd8" or _goes_on(profile, found.end()) for found in PICTURE.finditer(profile)
     )
-    return CleanBlock(b"", renditions=True) if hidden else CleanBlock(profile)
+    return CleanBlock(b"", renditions=True, dropped=True) if hidden else CleanBlock(profile)
 
 
 def _goes_on(data: bytes, at: int) -> bool:
@@ -196,7 +204,7 @@ def clean_text(text: bytes) -> CleanBlock:
     """Removes base64 pictures from a text or XMP packet in an encoding that extends ASCII."""
     cleaned = BASE64_PICTURE.sub(b"", text)
     if holds_picture(cleaned):
-        return CleanBlock(b"", renditions=True)
+        return CleanBlock(b"", renditions=True, dropped=True)
     return CleanBlock(cleaned, renditions=cleaned != text)
 
 
@@ -214,7 +222,7 @@ def clean_xmp(packet: bytes, extension: bytes = b"") -> CleanBlock:
     reference = b'xmpNote:HasExtendedXMP="' + extension + b'"' if extension else b""
     element = b"<xmpNote:HasExtendedXMP>" + extension + b"</xmpNote:HasExtendedXMP>" if extension else b""
     data = EXTENSION.sub(lambda found: element if found[0][:1] == b"<" else reference, block.data)
-    return CleanBlock(data, block.renditions)
+    return CleanBlock(data, block.renditions, dropped=block.dropped)
 
 
 def _as_utf8(packet: bytes) -> bytes | None:
@@ -226,6 +234,28 @@ def _as_utf8(packet: bytes) -> bytes | None:
         return packet.decode(encoding).encode() if encoding else None
     except UnicodeError:
         return None
+
+
+def clean_iptc(records: bytes) -> CleanBlock:
+    """Removes the datasets of an IPTC block that hold a picture, such as the preview 2:202.
+
+    IIM 4.2: a dataset is 0x1C, record, number and a length of two bytes, or of as many as those count if they are over
+    0x8000. What comes after the last dataset is filling, and left out where anything is.
+    """
+    kept, at = [], 0
+    while at + 5 <= len(records) and records[at] == 0x1C:
+        size, start = int.from_bytes(records[at + 3 : at + 5], "big"), at + 5
+        if size & 0x8000:
+            start += size & 0x7FFF
+            size = int.from_bytes(records[at + 5 : start], "big")
+        end = start + size
+        if end > len(records):
+            break
+        if not holds_picture(records[at:end]):
+            kept.append(records[at:end])
+        at = end
+    data = b"".join(kept)
+    return CleanBlock(records) if not holds_picture(records) else CleanBlock(data, renditions=True)
 
 
 def clean_photoshop(resources: bytes) -> CleanBlock:
@@ -241,7 +271,12 @@ def clean_photoshop(resources: bytes) -> CleanBlock:
         end = start + 4 + size + size % 2
         if start + 4 + size > len(resources):
             break
-        if code in PHOTOSHOP_PICTURES or holds_picture(resources[start + 4 : end]):
+        data = resources[start + 4 : start + 4 + size]
+        if code == PHOTOSHOP_IPTC and holds_picture(data):
+            data = clean_iptc(data).data
+            renditions = True
+            kept.append(resources[at:start] + len(data).to_bytes(4, "big") + data + bytes(len(data) % 2))
+        elif code in PHOTOSHOP_PICTURES or holds_picture(data):
             renditions = True
         else:
             kept.append(resources[at:end])

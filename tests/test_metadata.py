@@ -28,7 +28,16 @@ from models.codecs.jpeg_segments import APP0, APP1, APP2, APP13, COM, Segment, r
 from models.codecs.png_chunks import Chunk, read_chunks
 from models.codecs.tiff_directory import Entry, first_directory, read_directory, with_entries
 from models.engines import OnnxEngine
-from models.metadata import clean_exif, clean_photoshop, clean_xmp, exif_orientation, exif_with_orientation
+from models.images import decode
+from models.metadata import (
+    CleanBlock,
+    clean_exif,
+    clean_iptc,
+    clean_photoshop,
+    clean_xmp,
+    exif_orientation,
+    exif_with_orientation,
+)
 from models.photos import PhotoRefused
 from models.policy import ProtectionPolicy
 from models.protector import Protector
@@ -135,6 +144,27 @@ def test_photoshop_resources_keep_iptc_and_lose_thumbnails() -> None:
     block = clean_photoshop(resource(0x040C, b"\x00" * 28 + THUMBNAIL) + iptc + resource(0x0409, b"odd"))
     assert block.data == iptc and block.renditions and not block.damaged
     assert clean_photoshop(iptc + b"8BIM\x04\x0c\x00\x00\xff\xff\xff\xff" + THUMBNAIL).data == iptc
+
+
+def dataset(number: int, data: bytes) -> bytes:
+    """One IPTC dataset of record 2; a long one has a length of four bytes."""
+    length = len(data).to_bytes(2, "big") if len(data) < 0x8000 else b"\x80\x04" + len(data).to_bytes(4, "big")
+    return b"\x1c\x02" + bytes((number,)) + length + data
+
+
+@pytest.mark.parametrize("filling", [b"", bytes(40_000)])
+def test_iptc_loses_its_preview_and_keeps_the_rest(filling: bytes) -> None:
+    words, more = dataset(120, b"a caption"), dataset(25, b"a keyword")
+    records = words + dataset(202, filling + THUMBNAIL) + more
+    assert clean_iptc(records) == CleanBlock(words + more, renditions=True)
+    assert clean_iptc(words + more + b"\x00\x00") == CleanBlock(words + more + b"\x00\x00")
+    assert clean_iptc(words + b"\x1c\x02\xca\xff\xff" + THUMBNAIL).data == words
+    block = clean_photoshop(resource(0x0404, records) + resource(0x03ED, b"16 bytes of size"))
+    assert block.data == resource(0x0404, words + more) + resource(0x03ED, b"16 bytes of size")
+    assert block.flags == ("renditions_removed",)
+    tiff = with_entries(encoded(photograph(), "TIFF"), (Entry(33723, 7, len(records), records),), ())
+    photo = decode(tiff, ProtectionPolicy())
+    assert photo.encoding.entries == (Entry(33723, 7, len(words + more), words + more),)
 
 
 # ------------------------------------------------------------------------------------------------------- the files

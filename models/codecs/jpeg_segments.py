@@ -6,7 +6,7 @@ T.81: a JPEG is SOI, marker segments, entropy-coded scans between them, EOI. Met
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from models.codecs.jpeg_xmp import XMP, XMP_EXTENSION, clean_jpeg_xmp
 from models.metadata import (
@@ -154,7 +154,7 @@ def keep_metadata(segments: tuple[Segment, ...], orientation: int) -> Metadata:
         elif _is(segment, APP1, EXIF):
             block = CleanBlock(b"", damaged=True) if EXIF in written else clean_exif(payload[6:])
             exif = block.data or (b"" if EXIF in written else exif_with_orientation(orientation))
-            block = CleanBlock(b"Exif\x00\x00" + exif if exif else b"", block.renditions, block.damaged)
+            block = replace(block, data=b"Exif\x00\x00" + exif if exif else b"")
             written.add(EXIF)
         elif _is(segment, APP1, XMP):
             continue
@@ -163,7 +163,7 @@ def keep_metadata(segments: tuple[Segment, ...], orientation: int) -> Metadata:
             written.add(XMP_EXTENSION)
             continue
         elif _is(segment, APP2, ICC):
-            block = CleanBlock(payload if profile.data else b"", profile.renditions)
+            block = replace(profile, data=payload if profile.data else b"")
         elif _is(segment, APP13, PHOTOSHOP):
             if PHOTOSHOP not in written:
                 parts = _parts(photoshop.data, PAYLOAD - len(PHOTOSHOP))

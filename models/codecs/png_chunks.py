@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from models.metadata import (
     PHOTOSHOP,
@@ -182,11 +182,11 @@ def _clean_text_chunk(chunk: Chunk) -> CleanBlock:
     clean = clean_raw_profile if keyword.startswith(b"Raw profile type ") else clean_text
     block = clean(read.text)
     if block.data == read.text:
-        return CleanBlock(chunk.data, block.renditions, block.damaged)
+        return replace(block, data=chunk.data)
     if not block.data:
         return block
     data = zlib.compress(block.data) if chunk.kind == b"zTXt" else block.data
-    return CleanBlock(keyword + b"\x00" + read.prefix + data, block.renditions, block.damaged)
+    return replace(block, data=keyword + b"\x00" + read.prefix + data)
 
 
 def clean_raw_profile(text: bytes) -> CleanBlock:
@@ -206,12 +206,12 @@ def clean_raw_profile(text: bytes) -> CleanBlock:
     elif name.strip() == b"xmp" or head == XMP:
         block = clean_xmp(body)
     else:
-        block = CleanBlock(b"", renditions=True) if holds_picture(body) else CleanBlock(body)
+        block = CleanBlock(b"", renditions=True, dropped=True) if holds_picture(body) else CleanBlock(body)
     if block.data == body or not block.data:
-        return CleanBlock(text if block.data else b"", block.renditions, block.damaged)
+        return replace(block, data=text if block.data else b"")
     clean = head + block.data
     digits = b"\n".join(clean[at : at + 36].hex().encode() for at in range(0, len(clean), 36))
-    return CleanBlock(b"\n%s\n%8d\n%s\n" % (name, len(clean), digits), block.renditions, block.damaged)
+    return replace(block, data=b"\n%s\n%8d\n%s\n" % (name, len(clean), digits))
 
 
 def _clean_profile_chunk(chunk: Chunk) -> CleanBlock:

@@ -21,7 +21,7 @@ from models.codecs.tiff_directory import (
     with_entries,
     with_short,
 )
-from models.metadata import CleanBlock, clean_photoshop, clean_profile, clean_xmp, holds_picture
+from models.metadata import CleanBlock, clean_iptc, clean_photoshop, clean_profile, clean_xmp, holds_picture
 from models.photos import Photo, PhotoHeader, PhotoRefused, Pixels, Stronger
 
 MODES = ("L", "LA", "RGB", "RGBA", "P")
@@ -29,13 +29,23 @@ LOSSLESS = ("raw", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits")
 PREDICTED = ("tiff_lzw", "tiff_adobe_deflate", "tiff_deflate")
 
 BITS, STRIPS, STRIP_SIZES, ORIENTATION, PLANAR, PREDICTOR, TILES, TILE_SIZES = 258, 273, 279, 274, 284, 317, 324, 325
-SUBFILE, EXTRA_SAMPLES, SUB_PICTURES, XMP, PHOTOSHOP, EXIF, ICC, GPS = 254, 338, 330, 700, 34377, 34665, 34675, 34853
+SUBFILE, EXTRA_SAMPLES, SUB_PICTURES, XMP, IPTC, PHOTOSHOP, EXIF, ICC, GPS = (
+    254,
+    338,
+    330,
+    700,
+    33723,
+    34377,
+    34665,
+    34675,
+    34853,
+)
 UNASSOCIATED_ALPHA = 2
 # Names of document and page, description, make, model, orientation, resolution and its unit, position, software, date,
 # artist, host, transfer function, white point, primaries, rating, copyright, IPTC, ICC, Windows' title to subject.
 KEPT_TAGS = (
     *(269, 270, 271, 272, ORIENTATION, 282, 283, 285, 286, 287, 296, 297, 301, 305, 306, 315, 316, 318, 319),
-    *(18246, 18249, 33432, 33723, ICC, 40091, 40092, 40093, 40094, 40095),
+    *(18246, 18249, 33432, IPTC, ICC, 40091, 40092, 40093, 40094, 40095),
 )
 # How the pixels are coded, which the encoder says anew: 254-266, 273-284, 290-293, 317, 320-332, 338, 339, JPEG's.
 CODING_TAGS = (
@@ -178,9 +188,12 @@ def _keep_entries(directory: Directory) -> tuple[tuple[Entry, ...], tuple[str, .
     for entry in directory.entries:
         if entry.tag in (*CODING_TAGS, XMP, PHOTOSHOP, EXIF, GPS):
             continue
-        pictures = not clean_profile(entry.value).data if entry.tag == ICC else holds_picture(entry.value)
-        if pictures:
-            flags.append("renditions_removed")
+        if entry.tag in (ICC, IPTC) and len(entry.value) == entry.count:
+            block = clean_profile(entry.value) if entry.tag == ICC else clean_iptc(entry.value)
+            kept += [Entry(entry.tag, entry.kind, len(block.data), block.data)] * bool(block.data)
+            flags += block.flags
+        elif holds_picture(entry.value):
+            flags += ["renditions_removed", "metadata_dropped"]
         elif entry.tag in KEPT_TAGS:
             kept.append(entry)
         else:
