@@ -22,7 +22,7 @@ ROWS, OUTPUTS, BUDGET, METADATA, QUARANTINE, LOOK = (
     "every_output_is_as_recorded",
     "budget_is_kept",
     "metadata_is_kept",
-    "quarantine_is_within_failure_budget",
+    "quarantine_is_within_budget",
     "look_is_within_policy",
 )
 REENCODING_LEVELS = 3.0  # root mean square that writing a lossy format again may add to the perturbation

@@ -33,7 +33,7 @@ from assets.protected_catalog import check_protected_catalog, make_protected_cat
 from assets.protection_inputs import observations
 from assets.protection_report import PROTECTION_REPORT, ReportConfig, make_protection_report
 from assets.requests import ProtectionConfig, protection_request, protection_settings
-from resources.commits import ConflictingCommit
+from resources.commits import ConflictingCommit, ProtectedTable
 from resources.dask_cluster import DaskCluster
 from resources.dask_workers import Workers, is_transient
 from resources.places import Places
@@ -68,7 +68,7 @@ def drop_chain(
     chain = DropChain(context, config, places)
     yield from observations(protection_settings(ProtectionConfig(), places), context.instance)
     with dask.connect() as workers:
-        for drop in context.partition_keys:
+        for drop in chain.drops:
             yield from chain.drop(drop, workers)
     chain.raise_if_any_failed()
 
@@ -83,6 +83,7 @@ class DropChain:
         self._settings = protection_settings(config, places)
         self._events = DropEvents(context)
         self._failed: dict[str, Exception] = {}
+        self.drops = _drops(context, places)
         done = [self._events.finished(key.to_user_string()) for key in context.selected_asset_keys]
         self._finished: set[str] = set.intersection(*done) if done else set()
 
@@ -108,7 +109,7 @@ class DropChain:
         if not self._failed:
             return
         reasons = {drop: _sentence(error) for drop, error in self._failed.items()}
-        total = len(self._context.partition_keys)
+        total = len(self.drops)
         head = "" if total == 1 else f"{len(reasons)} of {total} drops failed, the others are done. "
         raise Failure(
             head + "; ".join(f"{drop}: {reason}" for drop, reason in reasons.items()),
@@ -139,6 +140,13 @@ class DropChain:
 
     def _selected(self, asset: str) -> bool:
         return AssetKey(asset) in self._context.selected_asset_keys
+
+
+def _drops(context: AssetExecutionContext, places: Places) -> list[str]:
+    """The drops of the run; of a run of checks for no drop in particular, all that were protected."""
+    if context.has_partition_key or context.has_partition_key_range:
+        return list(context.partition_keys)
+    return ProtectedTable(places.protected_table()).drops()
 
 
 def _stop_if_blocked(drop: str, outcomes: tuple[Outcome, ...]) -> None:

@@ -62,7 +62,7 @@ class DropEvents:
 
     def __init__(self, context: AssetExecutionContext) -> None:
         self._context = context
-        self._alone = len(context.partition_keys) == 1
+        self._alone = context.has_partition_key
 
     def finished(self, asset: str) -> set[str]:
         """Drops whose asset this run has made already, in an attempt before this one."""

@@ -89,13 +89,17 @@ def make_protected_catalog(
     counts = DropCounts(summary.photos, rows, summary.protected + summary.skipped + held, held)
     outcomes = tuple(check_drop(counts, verified, settings.policy, settings.budget_levels))
     metadata = {
-        **_counts(summary, settings),
-        **_pictures(verified, places, request.drop),
+        "photos": summary.photos,
+        "protected": summary.protected,
+        "skipped": summary.skipped,
+        "quarantined": held,
         "quarantine": quarantine_table(summary.quarantined, summary.photos),
+        **_pictures(verified, places, request.drop),
+        "report": report_link(places, request.drop),
+        **_work(summary, settings),
         COLUMN_SCHEMA: table_schema(table.schema()),
         "dagster/uri": request.target,
         "dagster/row_count": rows,
-        "report": report_link(places, request.drop),
     }
     return Made(PROTECTED_CATALOG, table_version(settings, used, live), inputs(settings, used), metadata, outcomes)
 
@@ -198,20 +202,16 @@ def quarantine_table(reasons: Mapping[str, int], photos: int) -> TableMetadataVa
     )
 
 
-def _counts(summary: DropSummary, settings: ProtectionSettings) -> dict[str, Any]:
+def _work(summary: DropSummary, settings: ProtectionSettings) -> dict[str, Any]:
+    """What was done, and with what; the tags of the materialisation have the digests whole."""
     return {
-        "photos": summary.photos,
-        "protected": summary.protected,
-        "skipped": summary.skipped,
-        "quarantined": sum(summary.quarantined.values()),
         "photos per second": round(summary.photos_computed / max(summary.seconds, 1e-9), 2),
         "shards written": summary.shards_written,
         "committed in this run": summary.committed,
         "table version": summary.version,
-        "defender": settings.defender.digest,
-        "defender name": settings.defender.name,
+        "defender": f"{settings.defender.name} {settings.defender.digest[:12]}",
         "budget, levels": settings.budget_levels,
-        "policy": settings.policy.digest(),
+        "policy": settings.policy.digest()[:12],
     }
 
 

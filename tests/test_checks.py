@@ -39,7 +39,7 @@ def test_a_drop_as_it_should_be_passes_every_check() -> None:
     [
         (DropCounts(10, 9, 10, 1), {}, "every_photo_has_a_status"),
         (DropCounts(10, 10, 9, 1), {}, "every_photo_has_a_status"),
-        (DropCounts(10, 10, 10, 3), {}, "quarantine_is_within_failure_budget"),
+        (DropCounts(10, 10, 10, 3), {}, "quarantine_is_within_budget"),
         (None, {"findings": Counter(changed=1)}, "every_output_is_as_recorded"),
         (None, {"findings": Counter(budget=1)}, "budget_is_kept"),
         (None, {"over_budget": 1}, "budget_is_kept"),
