@@ -9,6 +9,7 @@ such rows are always read again.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from assets.sidecars import mark_sidecar_names, match_sidecars, read_sidecars
 from assets.source_photos import InputChanged, iter_parquet_photos, row_digest
 from models.images import PhotoRefused, mark_of, read_header
 from models.policy import ProtectionPolicy
+from models.protector_process import place_of
 from resources.catalogs import SourceListing, list_source, named, open_parquet, parquet_layout
 from resources.dask_workers import Workers, WorkerSettings
 from resources.schemas import CATALOG, Reason
@@ -32,6 +34,8 @@ BATCH = 256  # photos an index task
 FEW = 16  # photos that are not worth starting workers for
 HASH_CHUNK = 2**20
 NAME_REASONS = (Reason.UNSAFE_NAME.value, Reason.NAME_COLLISION.value)
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -319,11 +323,14 @@ def describe(data: bytes, key: str, policy: ProtectionPolicy) -> dict[str, Any]:
     row: dict[str, Any] = {"input_sha256": hashlib.sha256(data).hexdigest()}
     try:
         header = read_header(data, policy, key)
+        mark = mark_of(data)
     except PhotoRefused as refusal:
         return row | {"reason": refusal.reason, "detail": refusal.detail}
     except MemoryError:
         return row | {"reason": Reason.OUT_OF_MEMORY.value, "detail": "its header asks for more memory than there is"}
-    mark = mark_of(data)
+    except Exception as error:
+        log.error("the header of a photo could not be read: %s at %s", type(error).__name__, place_of(error))
+        return row | {"reason": Reason.INTERNAL_ERROR.value, "detail": f"{type(error).__name__} in the reader"}
     row["mark"] = mark.pixels_sha256 if mark is not None else None
     return row | {"format": header.format, "width": header.width, "height": header.height}
 

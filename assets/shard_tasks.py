@@ -45,7 +45,7 @@ KILLED = "a worker died while it read or protected this photo"
 log = logging.getLogger(__name__)
 
 # What no single photo can cause: the run stops instead of quarantining everything.
-FATAL = (InputChanged, ZeroPerturbation, BudgetBroken, DefenderCorrupt, ProtectorUnavailable)
+FATAL = (InputChanged, ZeroPerturbation, DefenderCorrupt, ProtectorUnavailable)
 
 
 @dataclass(frozen=True)
@@ -199,11 +199,11 @@ def protect_photo(task: ShardTask, photo: SourcePhoto) -> DoneRow:
     """Protects one photo; whatever only this photo can cause becomes a quarantined row."""
     row = _receipt(task, photo)
     data: bytes | None = None
+    protector = protector_of(task) if photo.data is not None else None  # faults of the storage are not the photo's
     try:
-        if photo.data is None:
+        if photo.data is None or protector is None:
             detail = photo.row["detail"] or "the photo's bytes cannot be had"
             raise PhotoRefused((photo.reason or Reason.UNREADABLE).value, detail)  # type: ignore[arg-type]
-        protector = protector_of(task)
         row["engine"] = protector.engine.name
         result = protector.protect(photo.data, photo.row["key"], known_mark=photo.row["known_mark"] is not None)
     except PhotoRefused as refusal:
@@ -211,8 +211,10 @@ def protect_photo(task: ShardTask, photo: SourcePhoto) -> DoneRow:
     except AlreadyProtected as held:
         data = photo.data
         row |= _skipped(held, photo)
-    except (*FATAL, OSError):
+    except FATAL:
         raise
+    except BudgetBroken as error:
+        row |= {"status": Status.QUARANTINED.value, "reason": Reason.INTERNAL_ERROR.value, "detail": str(error)}
     except MemoryError:
         detail = "there was not enough memory to protect it"
         row |= {"status": Status.QUARANTINED.value, "reason": Reason.OUT_OF_MEMORY.value, "detail": detail}

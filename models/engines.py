@@ -5,6 +5,7 @@ N squares, S working resolution.
 
 from __future__ import annotations
 
+import os
 from typing import Any, Protocol
 
 import numpy as np
@@ -55,6 +56,8 @@ class OnnxEngine:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors; warnings of graph optimisation are no concern of a catalog's operator
+        # Weights in other files are not covered by the digest: without this they are looked for in the current folder.
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads leave the core
         available = onnxruntime.get_available_providers()
         wanted = providers or ("CUDAExecutionProvider", "CPUExecutionProvider")
@@ -91,6 +94,14 @@ class OnnxEngine:
             (levels,) = self._session.run(OUTPUTS, {"image": part, "budget_levels": budgets})
             parts.append(levels)
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def available_providers() -> list[str]:
+    """Names of what ONNX Runtime can compute on here."""
+    from onnxruntime import get_available_providers
+
+    names: list[str] = get_available_providers()
+    return names
 
 
 def precision_of(model: bytes) -> str:

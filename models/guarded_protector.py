@@ -34,7 +34,9 @@ FATAL: dict[str, type[Exception]] = {error.__name__: error for error in (ZeroPer
 
 
 class ProtectorUnavailable(RuntimeError):
-    """The child process cannot be started; this says nothing about any photo."""
+    """The child process cannot be started; this says nothing about any photo, and may pass."""
+
+    transient = True
 
 
 class ProtectorFault(RuntimeError):
@@ -164,9 +166,13 @@ class GuardedProtector:
             "budget_levels": self._budget_levels,
             "defender_digest": self._defender_digest,
         }
-        child = _Child()
         try:
-            answer, _ = child.ask(setup, self._load_model(), START_SECONDS)
+            model = self._load_model()
+            child = _Child()
+        except OSError as error:
+            raise ProtectorUnavailable(f"the process that protects photos cannot be started: {error}") from error
+        try:
+            answer, _ = child.ask(setup, model, START_SECONDS)
         except (_Died, _Late) as error:
             child.end()
             what = "ended" if isinstance(error, _Died) else f"was not ready after {START_SECONDS:g} s"

@@ -22,6 +22,8 @@ ORIENTATION = 0x0112
 SUB_DIRECTORIES = {0x8769, 0x8825, 0xA005}  # Exif, GPS, interoperability
 VALUE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}  # by TIFF type
 
+MAX_DIRECTORIES = 16  # of one EXIF block; four have a meaning, and one that points into many others is an attack
+
 PHOTOSHOP = b"Photoshop 3.0\x00"
 PHOTOSHOP_IPTC = 0x0404
 PHOTOSHOP_PICTURES = {0x0409, 0x040C, 0x0422, 0x0423}  # thumbnails; EXIF copies, which hold thumbnails of their own
@@ -107,6 +109,7 @@ class _Walk:
     order: str
     used: list[tuple[int, int]] = field(default_factory=list)
     seen: set[int] = field(default_factory=set)
+    value_bytes: int = 0
     orientation: int = 1
     renditions: bool = False
     damaged: bool = False
@@ -119,7 +122,7 @@ class _Walk:
         if offset in self.seen:
             return
         self.seen.add(offset)
-        if offset < 8 or offset + 2 > len(self.data):
+        if len(self.seen) > MAX_DIRECTORIES or offset < 8 or offset + 2 > len(self.data):
             self.damaged = True
             return
         count = self.number("H", offset)
@@ -147,8 +150,9 @@ class _Walk:
         size = VALUE_BYTES.get(kind, 0) * count
         if size > 4:
             start = self.number("I", entry + 8)
-            if start + size > len(self.data):
-                self.damaged = True
+            self.value_bytes += size
+            if start + size > len(self.data) or self.value_bytes > len(self.data):
+                self.damaged = True  # values of more bytes than the block has lie on top of each other
             else:
                 self.used.append((start, start + size))
 

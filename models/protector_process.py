@@ -56,6 +56,7 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
         _write_frame(replies, {"failed": str(error)})
         return
     del first, model
+    _fall_silent()
     _limit_memory(policy.photo_memory)
     _write_frame(replies, {"engine": engine.name, "working_resolution": engine.working_resolution})
     while (request := _read_frame(requests)) is not None:
@@ -108,6 +109,14 @@ def _end_with(life: int) -> None:
     with contextlib.suppress(OSError):
         fcntl.fcntl(life, fcntl.F_SETOWN, os.getpid())
         fcntl.fcntl(life, fcntl.F_SETFL, fcntl.fcntl(life, fcntl.F_GETFL) | os.O_ASYNC)
+
+
+def _fall_silent() -> None:
+    """Throws away what libraries print of photos: it can flood a log, and quote what metadata says of a person."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def _limit_memory(photo_memory: int) -> None:

@@ -71,10 +71,9 @@ def _probe_storage() -> bool:
 
 
 def _print_hardware() -> None:
-    from onnxruntime import get_available_providers
-
+    from models.engines import available_providers
     from resources.dask_workers import cores, visible_gpus
 
     print(f"cores             {cores()}")
     print(f"GPUs              {', '.join(visible_gpus()) or 'none'}")
-    print(f"providers         {', '.join(get_available_providers())}")
+    print(f"providers         {', '.join(available_providers())}")

@@ -19,6 +19,7 @@ from models.metadata import (
     exif_with_orientation,
     holds_picture,
 )
+from models.photos import PhotoRefused
 
 SOI, EOI, SOS, DQT, DRI, COM = 0xD8, 0xD9, 0xDA, 0xDB, 0xDD, 0xFE
 APP0, APP1, APP2, APP12, APP13, APP14, APP15 = 0xE0, 0xE1, 0xE2, 0xEC, 0xED, 0xEE, 0xEF
@@ -27,6 +28,7 @@ BARE = {0x01, SOI, EOI, *range(0xD0, 0xD8)}  # markers without a length
 
 EXIF, ICC = b"Exif\x00", b"ICC_PROFILE\x00"
 ICC_HEAD = len(ICC) + 2  # the number of the part, and of how many
+MAX_MARKERS = 50_000  # before the picture; 256 MB of the smallest ones would take gigabytes to list
 PAYLOAD = 65_533  # a segment's length field counts itself
 
 _SCAN_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
@@ -60,10 +62,14 @@ class Segments:
 
 
 def read_header_segments(data: bytes) -> Segments:
-    """Reads the segments up to the first scan; `scan` is -1 if the file stops or is no JPEG before it."""
+    """Reads the segments up to the first scan; `scan` is -1 if the file stops or is no JPEG before it.
+
+    Raises:
+        PhotoRefused: `decode_error` if there are more of them than any camera writes.
+    """
     segments: list[Segment] = []
     at = 2
-    while True:
+    for _ in range(MAX_MARKERS):
         at = _next_marker(data, at)
         if at < 0:
             return Segments(tuple(segments), -1)
@@ -80,6 +86,7 @@ def read_header_segments(data: bytes) -> Segments:
             return Segments(tuple(segments), -1)
         segments.append(Segment(marker, data[at + 4 : at + 2 + size]))
         at += 2 + size
+    raise PhotoRefused("decode_error", f"the JPEG has more than {MAX_MARKERS} segments before its picture")
 
 
 def find_end(data: bytes, scan: int) -> int:

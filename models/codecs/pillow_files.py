@@ -25,6 +25,7 @@ FAULTS = (
 )
 # A policy may admit up to twice what Pillow warns of, and checks it on the header; above that nothing is decoded.
 Image.MAX_IMAGE_PIXELS = 2 * PILLOW_BOMB_PIXELS
+warnings.filterwarnings("ignore", module=r"PIL\.")  # hostile files cause thousands, each one a line of the log
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 

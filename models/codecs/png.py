@@ -93,7 +93,7 @@ def read_header(data: bytes) -> PhotoHeader:
     keyed_grey = depth < 8 and colour_type == GREY and chunks.first(b"tRNS") is not None
     if depth == 16 or (depth == 1 and colour_type == GREY) or keyed_grey:
         raise PhotoRefused("unsupported_bit_depth", f"the PNG has {depth} bits a sample; 8 are supported")
-    exif = chunks.first(b"eXIf")
+    exif = next((chunk.data for chunk in chunks.chunks if chunk.kind == b"eXIf" and chunk.sound), b"")
     return PhotoHeader("PNG", width, height, MODES[colour_type], exif_orientation(exif) if exif else 1)
 
 

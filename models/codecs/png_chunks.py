@@ -16,6 +16,7 @@ from models.metadata import (
     exif_with_orientation,
     holds_picture,
 )
+from models.photos import PhotoRefused
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
@@ -26,7 +27,8 @@ TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
 XMP_KEYWORD = b"XML:com.adobe.xmp"
 XMP = b"http://ns.adobe.com/xap/1.0/\x00"
 PROFILE_HEADS = (b"Exif\x00\x00", PHOTOSHOP, XMP)
-MAX_TEXT = 16 * 2**20  # bytes of an inflated text chunk
+MAX_CHUNKS = 200_000  # 1.6 GB of pixels in the customary parts of 8 KB
+MAX_TEXT = 16 * 2**20  # bytes of all inflated text chunks of a file
 
 
 @dataclass(frozen=True)
@@ -71,10 +73,17 @@ class KeptChunks:
 
 
 def read_chunks(data: bytes, *, only_header: bool = False) -> Chunks:
-    """Reads chunks up to IEND, or only the small ones without the pixel data."""
+    """Reads chunks up to IEND, or only the small ones without the pixel data.
+
+    Raises:
+        PhotoRefused: `decode_error` if there are more of them than any encoder writes.
+    """
     chunks: list[Chunk] = []
-    at = len(SIGNATURE)
+    at, count = len(SIGNATURE), 0
     while at + 12 <= len(data):
+        count += 1
+        if count > MAX_CHUNKS:
+            raise PhotoRefused("decode_error", f"the PNG has more than {MAX_CHUNKS} chunks")
         size, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
         end = at + 12 + size
         if end > len(data):
@@ -97,6 +106,7 @@ def keep_chunks(chunks: tuple[Chunk, ...], *, converted: bool, orientation: int)
     kept: list[Chunk] = []
     flags: list[str] = []
     xmp: CleanBlock | None = None
+    room = MAX_TEXT
     for chunk in chunks:
         if chunk.kind in CRITICAL or chunk.kind == b"tRNS":
             continue
@@ -117,7 +127,8 @@ def keep_chunks(chunks: tuple[Chunk, ...], *, converted: bool, orientation: int)
             kept += [Chunk(b"eXIf", exif)] if exif else []
             flags += block.flags
         elif chunk.kind in TEXTS:
-            block = _clean_text_chunk(chunk)
+            block, inflated = _clean_text_chunk(chunk, room)
+            room -= inflated
             kept += [Chunk(chunk.kind, block.data)] if block.data else []
             flags += block.flags
         elif holds_picture(chunk.data):
@@ -151,34 +162,43 @@ class _Text:
     text: bytes
 
 
-def _read_text(kind: bytes, rest: bytes) -> _Text | None:
+def _read_text(kind: bytes, rest: bytes, room: int = MAX_TEXT) -> _Text | None:
     """Reads what follows the keyword of a text chunk; None if it cannot be inflated, or to too much."""
     if kind == b"tEXt":
         return _Text(b"", rest)
     if kind == b"zTXt":
-        text = _inflated(rest[1:])
+        text = _inflated(rest[1:], room)
         return None if text is None else _Text(b"\x00", text)
     language, _, tail = rest[2:].partition(b"\x00")
     translated, _, stored = tail.partition(b"\x00")
-    text = _inflated(stored) if rest[:1] == b"\x01" else stored
+    text = _inflated(stored, room) if rest[:1] == b"\x01" else stored
     return None if text is None else _Text(b"\x00\x00" + language + b"\x00" + translated + b"\x00", text)
 
 
-def _inflated(packed: bytes) -> bytes | None:
+def _inflated(packed: bytes, room: int = MAX_TEXT) -> bytes | None:
+    if room <= 0:
+        return None
     inflater = zlib.decompressobj()
     try:
-        text = inflater.decompress(packed, MAX_TEXT)
+        text = inflater.decompress(packed, room)
     except zlib.error:
         return None
     return None if inflater.unconsumed_tail else text
 
 
-def _clean_text_chunk(chunk: Chunk) -> CleanBlock:
-    """Cleans a text chunk; an unchanged one keeps its bytes, a changed iTXt is written without compression."""
+def _clean_text_chunk(chunk: Chunk, room: int) -> tuple[CleanBlock, int]:
+    """Cleans a text chunk, and says how many bytes more than its own it took when it was inflated.
+
+    An unchanged one keeps its bytes, a changed iTXt is written without compression.
+    """
     keyword, _, rest = chunk.data.partition(b"\x00")
-    read = _read_text(chunk.kind, rest)
+    read = _read_text(chunk.kind, rest, room)
     if read is None:
-        return CleanBlock(b"", damaged=True)
+        return CleanBlock(b"", damaged=True), 0
+    return _cleaned_text(chunk, keyword, read), max(0, len(read.text) - len(rest))
+
+
+def _cleaned_text(chunk: Chunk, keyword: bytes, read: _Text) -> CleanBlock:
     clean = clean_raw_profile if keyword.startswith(b"Raw profile type ") else clean_text
     block = clean(read.text)
     if block.data == read.text:

@@ -104,7 +104,7 @@ def read_header(data: bytes) -> PhotoHeader:
     """Reads size, mode and orientation from a file that begins as a TIFF."""
     with opened(data, "TIFF", truncated=first_directory(data) + 2 > len(data)) as picture:
         tags: Any = picture.tag_v2  # type: ignore[attr-defined]
-        if getattr(picture, "n_frames", 1) > 1 and not all(map(_is_reduced, later_directories(data))):
+        if not all(map(_is_reduced, later_directories(data))):
             raise PhotoRefused("animated", "the TIFF has several pages; only single pictures are supported")
         bits = tags.get(BITS, (1,))
         if picture.mode != "P" and set(bits) != {8}:
@@ -145,7 +145,7 @@ def decode(data: bytes, header: PhotoHeader) -> Photo:
     flags = [*header.flags, *["palette_converted"] * (header.mode == "P")]
     changed = compression not in LOSSLESS or TILES in tags or tags.get(PLANAR, 1) != 1
     flags += ["coding_changed"] * changed
-    flags += ["renditions_removed"] * (SUB_PICTURES in tags or bool(later_directories(data)))
+    flags += ["renditions_removed"] * (SUB_PICTURES in tags or any(True for _ in later_directories(data)))
     directory = read_directory(data, first_directory(data))
     kept, more = _keep_entries(directory)
     inner, again = _keep_directories(data, directory)

@@ -6,12 +6,13 @@ TIFF 6.0: a header points to a directory of 12-byte entries (tag, type, count, v
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 VALUE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}  # by type
 WORD_BYTES = VALUE_BYTES | {5: 4, 10: 4}  # a rational is two words
 BYTE, SHORT, LONG = 1, 3, 4
-MAX_DIRECTORIES = 1000
+MAX_DIRECTORIES = 32  # after the first; smaller versions of one picture are fewer
 
 
 @dataclass(frozen=True)
@@ -42,34 +43,44 @@ def first_directory(data: bytes) -> int:
 
 
 def read_directory(data: bytes, offset: int) -> Directory:
-    """Reads the directory at `offset`; entries outside the file or of unknown type are left out."""
+    """Reads the directory at `offset`.
+
+    Entries outside the file or of unknown type are left out, and those after the values have taken more bytes than the
+    file has: they lie on top of each other.
+    """
     order = _order(data)
     if not 8 <= offset <= len(data) - 2:
         return Directory((), damaged=True)
     count = struct.unpack_from(order + "H", data, offset)[0]
     entries: list[Entry] = []
+    total = 0
     for at in range(offset + 2, min(offset + 2 + 12 * count, len(data) - 11), 12):
         tag, kind, number = struct.unpack_from(order + "HHI", data, at)
         size = VALUE_BYTES.get(kind, 0) * number
         start = at + 8 if size <= 4 else struct.unpack_from(order + "I", data, at + 8)[0]
-        if size and start + size <= len(data):
+        total += size
+        if size and start + size <= len(data) and total <= len(data):
             value = data[start : start + size]
             entries.append(Entry(tag, kind, number, value if order == "<" else _swapped(value, WORD_BYTES[kind])))
     return Directory(tuple(entries), damaged=len(entries) < count)
 
 
-def later_directories(data: bytes) -> list[Directory]:
-    """Reads the directories that follow the first one; a chain that bites its tail ends there."""
+def later_directories(data: bytes) -> Iterator[Directory]:
+    """Reads the directories that follow the first one; a chain without an end stops with an empty one.
+
+    They are read one by one, since each of them may be as large as the file.
+    """
     order, at = _order(data), first_directory(data)
-    found: list[Directory] = []
     seen: set[int] = set()
-    while 8 <= at <= len(data) - 2 and at not in seen and len(found) < MAX_DIRECTORIES:
+    while 8 <= at <= len(data) - 2:
+        if at in seen or len(seen) > MAX_DIRECTORIES:
+            yield Directory((), damaged=True)
+            return
         if seen:
-            found.append(read_directory(data, at))
+            yield read_directory(data, at)
         seen.add(at)
         end = at + 2 + 12 * struct.unpack_from(order + "H", data, at)[0]
         at = struct.unpack_from(order + "I", data, end)[0] if end + 4 <= len(data) else 0
-    return found
 
 
 def with_entries(

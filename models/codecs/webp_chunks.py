@@ -5,7 +5,10 @@ RFC 9649: RIFF, whose extended form begins with a VP8X chunk that says which oth
 
 from __future__ import annotations
 
+from models.photos import PhotoRefused
+
 ICC_BIT, ALPHA_BIT, EXIF_BIT, XMP_BIT = 0x20, 0x10, 0x08, 0x04
+MAX_CHUNKS = 1000  # a still picture has at most seven
 PICTURE = (b"ALPH", b"VP8 ", b"VP8L")
 
 
@@ -16,10 +19,17 @@ def end_of(data: bytes) -> int:
 
 
 def read_chunks(data: bytes) -> dict[bytes, bytes]:
-    """Returns the first chunk of each kind."""
+    """Returns the first chunk of each kind.
+
+    Raises:
+        PhotoRefused: `decode_error` if there are more of them than any encoder writes.
+    """
     chunks: dict[bytes, bytes] = {}
-    at, end = 12, min(len(data), end_of(data))
+    at, end, count = 12, min(len(data), end_of(data)), 0
     while at + 8 <= end:
+        count += 1
+        if count > MAX_CHUNKS:
+            raise PhotoRefused("decode_error", f"the WebP has more than {MAX_CHUNKS} chunks")
         kind, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
         chunks.setdefault(kind, data[at + 8 : at + 8 + size])
         at += 8 + size + size % 2
