@@ -35,9 +35,15 @@ from assets.protection_report import PROTECTION_REPORT, ReportConfig, make_prote
 from assets.requests import ProtectionConfig, protection_request, protection_settings
 from resources.commits import ConflictingCommit, ProtectedTable
 from resources.dask_cluster import DaskCluster
-from resources.dask_workers import Workers, is_transient
+from resources.dask_workers import Workers, WorkersUnavailable, is_transient
+from resources.defender_registry import DefenderCorrupt
 from resources.places import Places
+from resources.s3_objects import CredentialsRefusedError
+from resources.worker_versions import WrongWorkerVersion
 
+# What no single drop can cause: another drop would only fail the same way.
+OF_THE_RUN = (WorkersUnavailable, WrongWorkerVersion, DefenderCorrupt, CredentialsRefusedError)
+NAMED = 5  # failed drops whose reasons are in the message; the table beside it has all
 FAILED_DROPS = "failed drops"  # metadata of a failure
 
 
@@ -88,11 +94,17 @@ class DropChain:
         self._finished: set[str] = set.intersection(*done) if done else set()
 
     def drop(self, drop: str, workers: Workers) -> Iterator[Event]:
-        """Makes what is selected of one drop; a failure is noted and ends this drop alone."""
+        """Makes what is selected of one drop; a failure is noted and ends this drop alone.
+
+        Raises:
+            Exception: one of OF_THE_RUN.
+        """
         if drop in self._finished:
             return
         try:
             yield from self._make(drop, workers)
+        except OF_THE_RUN:
+            raise
         except Exception as error:
             self._context.log.error(f"drop {drop!r}: {_sentence(error)}", exc_info=error)
             self._failed[drop] = error
@@ -110,9 +122,10 @@ class DropChain:
             return
         reasons = {drop: _sentence(error) for drop, error in self._failed.items()}
         total = len(self.drops)
-        head = "" if total == 1 else f"{len(reasons)} of {total} drops failed, the others are done. "
+        said = [f"{drop}: {reason}" for drop, reason in reasons.items()]
+        head = "" if total == 1 else f"{len(said)} of {total} drops failed, the others are done. "
         raise Failure(
-            head + "; ".join(f"{drop}: {reason}" for drop, reason in reasons.items()),
+            head + "; ".join(said[:NAMED]) + ("; ..." if len(said) > NAMED else ""),
             metadata={FAILED_DROPS: _failures(reasons)},
             allow_retries=any(_may_pass(error) for error in self._failed.values()),
         ) from next(iter(self._failed.values()))

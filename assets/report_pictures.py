@@ -66,7 +66,9 @@ def quality_picture(measures: Mapping[str, NDArray[np.float32]], kind: PictureFo
         measures: values by name; those of MEASURES are drawn.
         kind: "svg" or "png".
     """
-    figure, axes = _figure(1, len(MEASURES), (8, 2.4))
+    # Finding a layout takes as long as all of the drawing, and every drop is drawn.
+    figure, axes = _figure(1, len(MEASURES), (8, 2.4), layout=None)
+    figure.subplots_adjust(left=0.07, right=0.98, bottom=0.23, top=0.96, wspace=0.18)
     for axis, (name, label) in zip(axes.flat, MEASURES.items(), strict=True):
         values = measures[name]
         axis.hist(values, bins=min(40, max(5, len(values) // 4)), color=ACCENT)
@@ -99,10 +101,10 @@ def effect_picture(effects: Sequence[ModelEffect], kind: PictureFormat) -> bytes
     return _drawn(figure, kind)
 
 
-def _figure(rows: int, columns: int, size: tuple[float, float]) -> Any:
+def _figure(rows: int, columns: int, size: tuple[float, float], layout: Literal["constrained"] | None = "constrained") -> Any:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=size, layout=layout)
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.tick_params(colors=INK, labelsize=9)

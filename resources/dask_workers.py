@@ -242,7 +242,10 @@ class Workers:
         wanted = min(self.settings.n_workers or cores(), max(1, expected))
         self._cluster = _gpu_cluster() if self.settings.use_gpus else None
         if self._cluster is None:
-            self._cluster = embedded_cluster(wanted)
+            try:
+                self._cluster = embedded_cluster(wanted)
+            except RuntimeError as error:  # what Dask says of a worker process that does not start
+                raise WorkersUnavailable(f"no worker process can be started on this machine: {error}") from error
         self._client = Client(self._cluster, set_as_default=False)
         self._client.wait_for_workers(1, timeout=60)
 

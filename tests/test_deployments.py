@@ -1,10 +1,20 @@
+import re
+import shutil
+from pathlib import Path
+
 import pytest
 from dagster import DefaultScheduleStatus, DefaultSensorStatus
+from dagster._core.instance.config import dagster_instance_config
 
+from assets.defender import defender
+from assets.drop_chain import drop_chain
+from assets.teacher_perturbations import teacher_perturbations
 from dagster_project.automation import outdated_schedule, sensors
 from dagster_project.definitions import defs
 from dagster_project.deployments import deployment
 
+ROOT = Path(__file__).parents[1]
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 CLUSTER = {
     "RID_DEPLOYMENT": "production",
     "RID_HOME": "s3://bucket/rid",
@@ -67,3 +77,19 @@ def test_the_age_of_arriving_drops_is_limited(monkeypatch: pytest.MonkeyPatch) -
 
     assert limited("48") == {"photo_catalog", "protected_catalog"}
     assert limited("0") == set()
+
+
+def test_every_variable_is_documented_and_no_other() -> None:
+    code = "".join((ROOT / "dagster_project" / name).read_text() for name in ("deployments.py", "settings.py"))
+    documented = set(re.findall(r"`(RID_[A-Z_]+)`", OPERATIONS))
+    assert documented == set(re.findall(r'"(RID_[A-Z_]+)"', code)) | {"RID_CACHE"}
+
+
+def test_the_sample_of_a_cluster_is_a_valid_dagster_yaml(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "deploy" / "dagster.yaml", tmp_path)
+    settings, _ = dagster_instance_config(str(tmp_path))
+    assert "postgres" in settings["storage"]
+    assert settings["run_retries"]["retry_on_asset_or_op_failure"] is False
+    pools = {"storage_write", "gpu"}
+    assert {drop_chain.op.pool, defender.op.pool, teacher_perturbations.op.pool} == pools
+    assert all(pool in (ROOT / "deploy" / "dagster.yaml").read_text() for pool in pools)
