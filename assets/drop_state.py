@@ -10,6 +10,7 @@ from typing import Any
 
 from assets.carried_rows import recorded_salt
 from assets.drop_plan import DropCatalog, Shard, read_shard_rows
+from assets.shard_names import parse_shard_file
 from resources.commits import ProtectedTable, ShardFile
 from resources.schemas import Reason, Status
 from resources.storage import Storage
@@ -127,7 +128,7 @@ def outcome_names(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _live_shard(table: ProtectedTable, file: ShardFile, there: bool, outputs: dict[str, int] | None) -> LiveShard:
-    key, generation = parse_shard_path(file.path)
+    key, generation = parse_shard_file(file.path)
     if not there:
         return LiveShard(file, key, generation, False, Counter(), ())
     columns = ("status", "reason", "sidecars", "output_path", "bytes_out")
@@ -157,9 +158,3 @@ def _earlier(catalog: DropCatalog, shard: Shard, owners: dict[str, str]) -> tupl
         return ()
     rows = read_shard_rows(catalog.url, shard.row_group)
     return tuple(sorted({owners[row["key"]] for row in rows if row["key"] in owners}))
-
-
-def parse_shard_path(path: str) -> tuple[str, int]:
-    """Work key and generation of a shard file."""
-    key, _, generation = path.rpartition("/")[2].removesuffix(".parquet").partition("-")
-    return key, int(generation or 0)

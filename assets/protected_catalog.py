@@ -22,13 +22,13 @@ from assets.drop_events import Made
 from assets.drop_plan import DropCatalog, plan_shards, read_current
 from assets.drop_report import QUALITY
 from assets.drop_run import DropSummary, ProtectionRequest, run_drop
-from assets.drop_state import parse_shard_path
 from assets.operations import PROTECTION_OWNERS
 from assets.partitions import drops
 from assets.photo_catalog import PHOTO_CATALOG, catalog_version, report_link
 from assets.protection_inputs import PROMOTED_DEFENDER, PROTECTION_POLICY
 from assets.report_pictures import quality_picture
 from assets.requests import ProtectionSettings
+from assets.shard_names import parse_shard_file
 from assets.shard_tasks import CODE_EPOCH
 from assets.shard_verification import Verified, VerifyTask, verify_shard
 from resources.commits import ProtectedTable, ShardFile
@@ -150,7 +150,7 @@ def verify(
             path=file.path,
             rows=file.rows,
             catalog_url=catalog.url,
-            row_group=groups.get(parse_shard_path(file.path)[0]),
+            row_group=groups.get(parse_shard_file(file.path)[0]),
             sample=-(-METADATA_PHOTOS // len(files)),
         )
         for file in files
@@ -167,7 +167,7 @@ def table_version(settings: ProtectionSettings, catalog: DropCatalog, live: Mapp
 
     Shards that were done again, because outputs were lost or quarantined photos were tried again, make another one.
     """
-    generations = sum(parse_shard_path(path)[1] for path in live)
+    generations = sum(parse_shard_file(path)[1] for path in live)
     return expected_version(settings, catalog_version(catalog)) + (f".{generations}" if generations else "")
 
 

@@ -101,7 +101,9 @@ def effect_picture(effects: Sequence[ModelEffect], kind: PictureFormat) -> bytes
     return _drawn(figure, kind)
 
 
-def _figure(rows: int, columns: int, size: tuple[float, float], layout: Literal["constrained"] | None = "constrained") -> Any:
+def _figure(
+    rows: int, columns: int, size: tuple[float, float], layout: Literal["constrained"] | None = "constrained"
+) -> Any:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout=layout)

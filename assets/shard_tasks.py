@@ -1,7 +1,7 @@
 """Protects one shard: what a Dask worker runs. Strings and numbers in, a small receipt out.
 
-These functions know neither Dask nor Dagster. The shard's file appears whole and is named by the shard's work key, so
-a finished shard is recognised and racing workers are harmless.
+These functions know neither Dask nor Dagster. The shard's file appears whole and is named by what decides its content,
+so a finished shard is recognised and racing workers are harmless.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,10 @@ from assets.drop_plan import read_shard_rows
 from assets.drop_state import outcome_names
 from assets.overlap import WriteBehind, ordered_map, read_ahead
 from assets.shard_files import ShardWriter, TargetKind, photo_columns, shard_schema
+from assets.shard_names import shard_file
 from assets.sidecars import SIDECAR_LEFT_OUT, WrittenSidecar, clean_sidecars
 from assets.source_photos import InputChanged, SourcePhoto, read_photos
-from models.engines import OnnxEngine
+from assets.worker_protectors import DefenderFile, worker_protector
 from models.guarded_protector import GuardedProtector, ProtectorFault, ProtectorUnavailable
 from models.marks import AlreadyProtected
 from models.photos import PhotoRefused
@@ -32,9 +32,8 @@ from models.policy import ProtectionPolicy
 from models.protector import BudgetBroken, ProtectedPhoto, Protector, ZeroPerturbation
 from models.protector_process import place_of
 from resources.catalogs import open_parquet
-from resources.commits import shard_path
 from resources.crash_points import crash_point
-from resources.defender_registry import DefenderCorrupt, fetch_defender
+from resources.defender_registry import DefenderCorrupt
 from resources.schemas import RECEIPTS, Reason, Status
 from resources.storage import Storage
 
@@ -108,7 +107,7 @@ class ShardTask:
     def path(self, generation: int | None = None) -> str:
         """Where the shard's file of a generation, by default the task's own, lies in the receipts table."""
         number = self.generation if generation is None else generation
-        return shard_path(self.drop, f"{self.work_key}-{number}" if number else self.work_key)
+        return shard_file(self.drop, self.work_key, known=self.known, killed=self.killed, generation=number)
 
 
 @dataclass(frozen=True)
@@ -238,10 +237,8 @@ def protector_of(task: ShardTask) -> Protector | GuardedProtector:
     Raises:
         DefenderCorrupt: if the defender's file is not the one that was planned.
     """
-    model = (task.defender_url, task.defender_digest, task.onnx_file, task.onnx_sha256)
-    if task.guarded:
-        return _guarded_protector(*model, task.policy_json, task.budget_levels)
-    return _protector(_engine(*model), task.policy_json, task.budget_levels, task.defender_digest)
+    file = DefenderFile(task.defender_url, task.defender_digest, task.onnx_file, task.onnx_sha256)
+    return worker_protector(file, task.policy_json, task.budget_levels, guarded=task.guarded)
 
 
 def _protected_rows(task: ShardTask) -> Iterator[DoneRow]:
@@ -379,26 +376,3 @@ def _measured(result: ProtectedPhoto) -> dict[str, Any]:
         "psnr": result.psnr,
         "ssim": result.ssim,
     }
-
-
-@lru_cache(maxsize=1)
-def _guarded_protector(
-    url: str, digest: str, name: str, sha256: str, policy_json: str, budget_levels: int
-) -> GuardedProtector:
-    return GuardedProtector(
-        lambda: fetch_defender(url, digest, {name: sha256})[name],
-        ProtectionPolicy.from_json(policy_json),
-        budget_levels,
-        digest,
-    )
-
-
-@lru_cache(maxsize=2)
-def _engine(url: str, digest: str, name: str, sha256: str) -> OnnxEngine:
-    """The defender's session: one a worker process, keyed by its digest."""
-    return OnnxEngine(fetch_defender(url, digest, {name: sha256})[name])
-
-
-@lru_cache(maxsize=4)
-def _protector(engine: OnnxEngine, policy_json: str, budget_levels: int, digest: str) -> Protector:
-    return Protector(engine, ProtectionPolicy.from_json(policy_json), budget_levels, digest)

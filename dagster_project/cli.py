@@ -121,19 +121,12 @@ def report(
     workers: Annotated[int | None, typer.Option(help="Worker processes; by default one a core.")] = None,
 ) -> int:
     """Writes a page on how the photos look and what protection does to diffusion models."""
+    from dagster_project.commands.report import ReportOptions
     from dagster_project.commands.report import report as run
     from resources.dask_workers import WorkerSettings
 
-    return run(
-        target,
-        drop=drop,
-        models=model or [],
-        photos=photos,
-        contact_sheet=contact_sheet,
-        seed=seed,
-        out=out,
-        workers=WorkerSettings(n_workers=workers),
-    )
+    options = ReportOptions(drop, tuple(model or ()), photos, contact_sheet, seed, out)
+    return run(target, options, WorkerSettings(n_workers=workers))
 
 
 @app.command()

@@ -134,10 +134,10 @@ class ProtectedTable:
 
         check_drop_name(drop)
         planned = {file.path: file for file in files}
-        self._create(schema)
         basis: set[str] | None = None
         for attempt in range(ATTEMPTS):
             try:
+                self._create(schema)
                 self._adopt(self._open(), schema)
                 table = self._open()
                 live = _live_files(table, drop)
@@ -207,6 +207,7 @@ class ProtectedTable:
         return list(zip(*(rows.column(name).to_pylist() if name in there else nulls for name in columns), strict=True))
 
     def _create(self, schema: pa.Schema) -> None:
+        """Makes the table if there is none; another writer may do so meanwhile, which is a CommitFailedError."""
         from deltalake import DeltaTable
 
         if self.exists():

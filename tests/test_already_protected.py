@@ -8,15 +8,18 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from small_catalogs import photo_bytes, request_for, run, tree, write_photos
+from small_catalogs import HERE, photo_bytes, request_for, run, tree, write_photos
 from tiny_defender import write_tiny_defender
 
 from assets.drop_plan import read_current
+from assets.drop_run import RowsDoNotAddUp, run_drop
 from assets.known_photos import known_rows
+from assets.shard_tasks import ShardTask, protect_shard
 from assets.verification import verify_target
 from models.images import decode, mark_of
 from models.policy import READ_ALL, ProtectionPolicy
 from resources.commits import ProtectedTable
+from resources.dask_workers import Workers
 from resources.schemas import IMAGE
 from resources.storage import Storage
 
@@ -307,14 +310,40 @@ def test_the_asset_knows_its_own_table_and_what_it_is_told(first, tmp_path: Path
         return summary.protected, summary.skipped
 
     assert protect("d2") == (6, 0)
-    assert protect("d2", trust_marks=True) == (0, 6)
     told = {"known": [str(tmp_path / "out")]}
     assert protect("d2", **told) == (6, 0)  # it was decided before
     assert protect("d2", **told, retry=["already_protected"]) == (0, 6)
     assert protect("d2") == (0, 6)
+    assert protect("d2", trust_marks=True) == (0, 6)
+    assert protect("d2", **told) == (0, 6)  # another policy's shard was live: it is decided anew
     assert protect("d3") == (1, 0)
     (row,) = ProtectedTable(places.protected_table()).read("d3", ["key", "image"]).to_pylist()
     Storage(str(tmp_path / "drops")).write_bytes("d4/came-back.jpg", row["image"]["bytes"])
     assert protect("d4") == (0, 1)
     with pytest.raises(ValueError, match="holds no receipts"):
         protect("d4", known=[str(tmp_path / "photos")])
+
+
+def test_runs_that_decide_differently_do_not_write_over_each_other(first, tmp_path: Path):
+    """The plans of two runs differ in what other drops' receipts said when each was made."""
+    copy_published(tmp_path)
+    request = second(tmp_path, tmp_path / "table", target_kind="table", known=(first.receipts,))
+    seen: list[ShardTask] = []
+    with Workers(HERE) as workers:
+        run_here = workers.run
+
+        def stop_at_shards(function, tasks, **options):
+            if function is not protect_shard:
+                return run_here(function, tasks, **options)
+            seen.extend(tasks)
+            return iter(())
+
+        workers.run = stop_at_shards  # type: ignore[method-assign]
+        with pytest.raises(RowsDoNotAddUp):
+            run_drop(request, workers)
+    (task,) = seen
+    assert len(task.known) == 6
+    skipping, protecting = protect_shard(task), protect_shard(replace(task, known=()))
+    assert skipping.path != protecting.path
+    assert (skipping.outcomes["skipped"], protecting.outcomes["protected"]) == (6, 6)
+    assert protect_shard(task) == replace(skipping, written=False, computed=0), "the first one's file is as it was"

@@ -117,7 +117,8 @@ def test_skipped_photos_do_not_count_as_failures() -> None:
     check_failure_budget(ProtectionPolicy(max_quarantined=0, max_quarantined_share=0.0), outcomes, 100)
 
 
-def test_a_stopped_run_keeps_what_is_done(tmp_path: Path) -> None:
+def stopped_run(tmp_path: Path):
+    """A run over 130 photos and 40 bad files that its failure budget stopped."""
     write_photos(tmp_path / "photos", 130)
     for i in range(40):
         Storage(str(tmp_path / "photos")).write_bytes(f"bad{i:02d}.jpg", f"no picture {i}".encode())
@@ -125,6 +126,11 @@ def test_a_stopped_run_keeps_what_is_done(tmp_path: Path) -> None:
     request = request_for(tmp_path / "photos", tmp_path / "out", tmp_path / "defender", policy=policy)
     with pytest.raises(FailureBudgetExceeded):
         run(request)
+    return request
+
+
+def test_a_stopped_run_keeps_what_is_done(tmp_path: Path) -> None:
+    request = stopped_run(tmp_path)
     done = tree(tmp_path / "out", without=("_rid",))
     assert 0 < len(done) < 130 and not ProtectedTable(request.receipts).exists()
     for i in range(40):
@@ -135,13 +141,7 @@ def test_a_stopped_run_keeps_what_is_done(tmp_path: Path) -> None:
 
 
 def test_a_raised_budget_goes_on_from_what_is_done(tmp_path: Path) -> None:
-    write_photos(tmp_path / "photos", 130)
-    for i in range(40):
-        Storage(str(tmp_path / "photos")).write_bytes(f"bad{i:02d}.jpg", f"no picture {i}".encode())
-    policy = ProtectionPolicy(max_quarantined=20, max_quarantined_share=0.1)
-    request = request_for(tmp_path / "photos", tmp_path / "out", tmp_path / "defender", policy=policy)
-    with pytest.raises(FailureBudgetExceeded):
-        run(request)
+    request = stopped_run(tmp_path)
     relaxed = replace(request, policy=ProtectionPolicy(max_quarantined=40, max_quarantined_share=0.1))
     summary = run(relaxed)
     assert (summary.protected, summary.quarantined) == (130, {"unsupported_format": 40})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dagster_project import exit_codes
@@ -15,24 +16,33 @@ if TYPE_CHECKING:
 DRAWS = 8
 
 
-def report(
-    target: str,
-    *,
-    drop: str | None,
-    models: list[str],
-    photos: int,
-    contact_sheet: int,
-    seed: int,
-    out: str | None,
-    workers: WorkerSettings,
-) -> int:
+@dataclass(frozen=True)
+class ReportOptions:
+    """What is reported on; see `assets.drop_report.ReportRequest`.
+
+    Attributes:
+        drop: one drop, or None for each.
+        models: folders, hub ids, or "embedded".
+        photos: protected photos that are measured.
+        contact_sheet: photos on the contact sheet.
+        seed: of the sample, the time steps and the noise.
+        out: folder or prefix, or None for a place inside the target.
+    """
+
+    drop: str | None
+    models: tuple[str, ...]
+    photos: int
+    contact_sheet: int
+    seed: int
+    out: str | None
+
+
+def report(target: str, options: ReportOptions, workers: WorkerSettings) -> int:
     """Runs the command and returns its exit code."""
     from assets.drop_report import report_drop
     from resources.dask_workers import Workers
 
-    requests = build_requests(
-        target, drop=drop, models=models, photos=photos, contact_sheet=contact_sheet, seed=seed, out=out
-    )
+    requests = build_requests(target, options)
     with Workers(workers) as pool:
         for request in requests:
             made = report_drop(request, pool)
@@ -40,16 +50,7 @@ def report(
     return exit_codes.OK
 
 
-def build_requests(
-    target: str,
-    *,
-    drop: str | None,
-    models: list[str],
-    photos: int,
-    contact_sheet: int,
-    seed: int,
-    out: str | None,
-) -> list[ReportRequest]:
+def build_requests(target: str, options: ReportOptions) -> list[ReportRequest]:
     """Returns one request a drop of the target.
 
     Raises:
@@ -62,11 +63,12 @@ def build_requests(
 
     table, _ = target_table(target)
     drops = table.drops()
-    if drop is not None and drop not in drops:
-        raise InvalidRequest(f"{target} has no drop {drop!r}; it has {', '.join(drops) or 'none'}")
-    base = Storage(out) if out else Storage(table.url).child("_rid", "_reports")
+    if options.drop is not None and options.drop not in drops:
+        raise InvalidRequest(f"{target} has no drop {options.drop!r}; it has {', '.join(drops) or 'none'}")
+    base = Storage(options.out) if options.out else Storage(table.url).child("_rid", "_reports")
+    models = tuple(diffusion_sources(options.models, WEIGHTS / "embedded-64")) if options.models else ()
     requests = []
-    for name in drops if drop is None else [drop]:
+    for name in drops if options.drop is None else [options.drop]:
         catalog = catalog_of(target, name)
         if catalog is None:
             raise InvalidRequest(f"the catalog of drop {name!r} is gone: protect it again, then report")
@@ -77,11 +79,11 @@ def build_requests(
                 drop=name,
                 catalog=catalog,
                 folder=base.child(name),
-                models=tuple(diffusion_sources(models, WEIGHTS / "embedded-64")) if models else (),
-                photos=photos,
-                shown=contact_sheet,
+                models=models,
+                photos=options.photos,
+                shown=options.contact_sheet,
                 draws=DRAWS,
-                seed=seed,
+                seed=options.seed,
                 find_defender=registry().find,
             )
         )

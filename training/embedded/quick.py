@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from training.embedded.architecture import (
+    DONE,
     SIZES,
     PredictionType,
     build_autoencoder,
@@ -78,4 +79,5 @@ def build_quick_pipelines(
         )
         averaged.save(folder / prediction_type)
         folders[prediction_type] = folder / prediction_type
+    (folder / DONE).write_text(" ".join(folders), encoding="utf-8")
     return folders

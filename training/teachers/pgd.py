@@ -9,6 +9,7 @@ N photos, B of them in a batch, S side, C latent channels, h and w latent sides.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -106,7 +107,27 @@ class Ascent:
         return (self.photos.levels + bounded).clamp(0, 255) - self.photos.levels
 
 
-class Teacher:
+class Hooks:
+    """What a method may do beside its objective; by default nothing."""
+
+    def prepare(self, photos: Photos) -> None:
+        """Computes what follows from photos and models alone; called at every start."""
+
+    def begin(self, photos: Photos) -> None:
+        """Trains or searches before the first step; its outcome is in `state`, and it is not called on a resume."""
+
+    def before_step(self, ascent: Ascent) -> None:
+        """Acts between steps."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Returns what `begin` and the rounds so far left behind."""
+        return {}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Takes back what `state` returned."""
+
+
+class Teacher(Hooks, ABC):
     """One method. What is not overridden is plain ascent against frozen models.
 
     Attributes:
@@ -124,18 +145,9 @@ class Teacher:
     def __init__(self, models: Sequence[FrozenDiffusion], config: TeacherConfig) -> None:
         self.frozen, self.models, self.config = list(models), list(models), config
 
+    @abstractmethod
     def objective(self, sample: Sample) -> Tensor:
         """Returns the (B,) values to be maximised."""
-        raise NotImplementedError
-
-    def prepare(self, photos: Photos) -> None:
-        """Computes what follows from photos and models alone; called at every start."""
-
-    def begin(self, photos: Photos) -> None:
-        """Trains or searches before the first step; its outcome is in `state`, and it is not called on a resume."""
-
-    def before_step(self, ascent: Ascent) -> None:
-        """Acts between steps."""
 
     def transform(self, image: Tensor, noise: StepNoise) -> Tensor:
         """Transforms (B, 3, S, S) perturbed photos before they are encoded."""
@@ -144,13 +156,6 @@ class Teacher:
     def timesteps(self, index: int, rows: Sequence[int], noise: StepNoise) -> Tensor:
         """Draws (B,) time steps for a model."""
         return noise.integers(0, len(self.models[index].schedule.abar))
-
-    def state(self) -> dict[str, Tensor]:
-        """Returns what `begin` and the rounds so far left behind."""
-        return {}
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Takes back what `state` returned."""
 
 
 def run_teacher(
