@@ -4,17 +4,21 @@ import base64
 import hashlib
 import io
 import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from dagster import AssetExecutionContext, MaterializeResult, MetadataValue, asset
 
 from assets.drop_plan import state_url
-from assets.operations import GPU_POOL, TRAINING_OWNERS
+from assets.operations import GPU_POOL, RETRIES, TRAINING_OWNERS, mistakes_are_final
+from assets.report_pictures import losses_picture
 from assets.teacher_perturbations import teacher_cache, teacher_perturbations, teacher_selection
 from assets.training_config import DefenderRunConfig, frozen_models
 from assets.training_photos import training_squares
 from assets.training_tasks import TrainingTask, models_to_json, train
 from resources.dask_cluster import DaskCluster
+from resources.dask_workers import Workers
 from resources.places import Places
 from resources.storage import Storage
 from training.teachers.units import photo_digest
@@ -26,6 +30,7 @@ from training.teachers.units import photo_digest
     kinds={"torch", "dask"},
     owners=TRAINING_OWNERS,
     pool=GPU_POOL,
+    retry_policy=RETRIES,
     description=__doc__,
 )
 def defender(
@@ -35,6 +40,17 @@ def defender(
 
     The digest of everything that decides the result names the run: a finished one is found, and one that was killed
     goes on from its last checkpoint.
+    """
+    with mistakes_are_final(), dask.connect() as workers:
+        return MaterializeResult(metadata=train_on(workers, config, places))
+
+
+def train_on(workers: Workers, config: DefenderRunConfig, places: Places) -> dict[str, Any]:
+    """Trains a defender, or finds it, and returns what the asset shows of it.
+
+    Raises:
+        ValueError: if the recipe, a drop, its perturbations or a model do not fit.
+        RuntimeError: if the worker died; its last checkpoint is kept.
     """
     from training.recipes import recipe
 
@@ -64,21 +80,18 @@ def defender(
         ",".join(config.drops),
         json.dumps({"location": initial.location, "config": initial.config}) if initial else "",
     )
-    with dask.connect() as workers:
-        found = train(task) if not trained else None
-        for done in workers.run(train, [task] if trained else [], prefix="train", expected=1, gpu=True):
-            if done.result is None:
-                raise RuntimeError("the worker died while it trained: run again to go on from the last checkpoint")
-            found = done.result
-    return MaterializeResult(
-        metadata={
-            "digest": str(found),
-            "trained in this run": trained,
-            "photos": len(arrays["pixels"]),
-            "perturbations": len(arrays["teacher"]),
-            "loss": MetadataValue.md(loss_curve(storage.read_bytes("log.jsonl"))),
-        }
-    )
+    found = train(task) if not trained else None
+    for done in workers.run(train, [task] if trained else [], prefix="train", expected=1, gpu=True):
+        if done.result is None:
+            raise RuntimeError("the worker died while it trained: run again to go on from the last checkpoint")
+        found = done.result
+    return {
+        "digest": str(found),
+        "trained in this run": trained,
+        "photos": len(arrays["pixels"]),
+        "perturbations": len(arrays["teacher"]),
+        "loss": MetadataValue.md(loss_curve(places.registry().resolve(str(found)).config["training"]["losses"])),
+    }
 
 
 def training_arrays(config: DefenderRunConfig, places: Places, *, with_teacher: bool) -> dict[str, np.ndarray]:
@@ -108,18 +121,7 @@ def training_arrays(config: DefenderRunConfig, places: Places, *, with_teacher: 
     }
 
 
-def loss_curve(log: bytes) -> str:
+def loss_curve(losses: Mapping[str, Sequence[float]]) -> str:
     """The losses by step, as a picture in Markdown."""
-    from matplotlib.figure import Figure
-
-    records = [json.loads(line) for line in log.splitlines()]
-    figure = Figure(figsize=(7, 3), layout="constrained")
-    axes = figure.subplots()
-    for name in ("adv_sds", "regression"):
-        axes.plot([r["step"] for r in records], [r[name] for r in records], label=name, linewidth=1)
-    axes.set_xlabel("step")
-    axes.set_ylabel("weighted loss")
-    axes.legend()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=90)
-    return f"![losses](data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()})"
+    picture = base64.b64encode(losses_picture(losses, "png")).decode()
+    return f"![losses](data:image/png;base64,{picture})"

@@ -2,12 +2,13 @@
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from dagster import AssetExecutionContext, Config, MaterializeResult, asset
 from pydantic import Field
 
 from assets.defender import defender
-from assets.operations import TRAINING_OWNERS
+from assets.operations import TRAINING_OWNERS, mistakes_are_final
 from resources.defender_registry import DEFAULT_ALIAS, fetch_defender
 from resources.places import Places
 
@@ -28,8 +29,16 @@ class ExportConfig(Config):
 )
 def defender_onnx(context: AssetExecutionContext, config: ExportConfig, places: Places) -> MaterializeResult:  # type: ignore[type-arg]
     """Exports a defender that has no ONNX file yet; one that has is left as it is."""
+    with mistakes_are_final():
+        return MaterializeResult(
+            metadata=add_onnx_file(config.defender or _last_digest(context), config.promote, places)
+        )
+
+
+def add_onnx_file(name: str, promote: bool, places: Places) -> dict[str, Any]:
+    """Exports the defender of that name, registers the file, promotes it if asked, and returns what the asset shows."""
     registry = places.registry()
-    entry = registry.resolve(config.defender or _last_digest(context))
+    entry = registry.resolve(name)
     if any(name.endswith(".onnx") for name in entry.config["files"]):
         errors = entry.config.get("onnx", {})
     else:
@@ -43,9 +52,9 @@ def defender_onnx(context: AssetExecutionContext, config: ExportConfig, places: 
             check = add_onnx(folder)
             registry.register(folder)
         errors = {"mean_error_of_budget": check.mean_error, "max_error_of_budget": check.max_error}
-    if config.promote and registry.aliases().get(DEFAULT_ALIAS) != entry.digest:
+    if promote and registry.aliases().get(DEFAULT_ALIAS) != entry.digest:
         registry.promote(entry.digest)
-    return MaterializeResult(metadata={"digest": entry.digest, **errors})
+    return {"digest": entry.digest, **errors}
 
 
 def _last_digest(context: AssetExecutionContext) -> str:

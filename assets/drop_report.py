@@ -19,7 +19,7 @@ from assets.photo_pairs import PhotoPair, photo_pairs
 from assets.protection_measure import MeasureTask, ModelEffect, measure_protection
 from assets.report_figures import DropFigures, read_figures
 from assets.report_page import Page, render
-from assets.report_pictures import contact_sheet, effect_picture, jpeg, quality_picture
+from assets.report_pictures import contact_sheet, effect_picture, jpeg, losses_picture, quality_picture
 from assets.training_tasks import models_to_json
 from resources.commits import ProtectedTable
 from resources.dask_workers import Workers
@@ -27,7 +27,7 @@ from resources.defender_registry import DefenderEntry
 from resources.diffusion_sources import DiffusionSource
 from resources.storage import Storage
 
-REPORT_EPOCH = 1  # raised when a report of the same inputs has to look different
+REPORT_EPOCH = 2  # raised when a report of the same inputs has to look different
 PAGE, ROWS, FIGURES, SHEET, QUALITY, EFFECT = (
     "index.html",
     "photos.csv",
@@ -110,6 +110,8 @@ def report_drop(request: ReportRequest, workers: Workers) -> DropReport:
     figures = _read(request)
     effects, remarks = _measure(request, figures, workers)
     pairs = _pairs(request, figures)
+    defender = request.find_defender(figures.defender_digest) if figures.defender_digest else None
+    losses = defender.config.get("training", {}).get("losses") if defender else None
     files = _pictures(figures, pairs, effects)
     files[PAGE] = render(
         Page(
@@ -118,12 +120,13 @@ def report_drop(request: ReportRequest, workers: Workers) -> DropReport:
             table=request.table.url,
             version=request.table.version(),
             figures=figures,
-            defender=request.find_defender(figures.defender_digest) if figures.defender_digest else None,
+            defender=defender,
             effects=effects,
             remarks=remarks,
             draws=request.draws,
             quality_svg=_svg(files.pop("quality.svg", None)),
             effect_svg=_svg(files.pop("effect.svg", None)),
+            losses_svg=_svg(losses_picture(losses, "svg") if losses else None),
             sheet=files.get(SHEET),
             sheet_names=[pair.key for pair in pairs],
             rows=ROWS,

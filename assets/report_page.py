@@ -37,6 +37,7 @@ class Page:
         draws: time steps a photo.
         quality_svg: our own drawing, or "".
         effect_svg: our own drawing, or "".
+        losses_svg: our own drawing, or "".
         sheet: the contact sheet as JPEG, or None.
         sheet_names: names of the photos on it, from the top.
         rows: name of the CSV file beside the page.
@@ -53,6 +54,7 @@ class Page:
     draws: int
     quality_svg: str = field(repr=False)
     effect_svg: str = field(repr=False)
+    losses_svg: str = field(repr=False)
     sheet: bytes | None = field(repr=False)
     sheet_names: Sequence[str]
     rows: str
@@ -72,6 +74,7 @@ def render(page: Page) -> bytes:
         amplification=amplification(page.figures.budget_levels),
         quality_svg=Markup(page.quality_svg),
         effect_svg=Markup(page.effect_svg),
+        losses_svg=Markup(page.losses_svg),
         sheet=sheet,
     )
     return text.encode()

@@ -1,4 +1,4 @@
-"""The pictures of a report: the contact sheet, how quality is spread, and what protection does to a model's loss."""
+"""The pictures of a report: contact sheet, quality, what protection does to a model's loss, and the training."""
 
 from __future__ import annotations
 
@@ -98,6 +98,25 @@ def effect_picture(effects: Sequence[ModelEffect], kind: PictureFormat) -> bytes
     axis.set_yticks(range(position), labels)
     axis.invert_yaxis()
     axis.set_xlabel("change of the diffusion loss, mean and 95 % interval over photos")
+    return _drawn(figure, kind)
+
+
+def losses_picture(losses: Mapping[str, Sequence[float]], kind: PictureFormat) -> bytes:
+    """Draws both losses of a defender's training by step; one that was not trained with is left out.
+
+    Args:
+        losses: as `training.run_log.summarise_losses` returns them and a defender's card keeps them.
+        kind: "svg" or "png".
+    """
+    figure, axes = _figure(1, 1, (8, 2.6))
+    axis = axes.flat[0]
+    for name, label, colour in (("adv_sds", "Adv-SDS", ACCENT), ("regression", "regression to the teacher", WARM)):
+        if any(losses[name]):
+            axis.plot(losses["step"], losses[name], label=label, color=colour, linewidth=1.2)
+    axis.axhline(0, color=PALE, linewidth=1, zorder=0)
+    axis.set_xlabel("training step")
+    axis.set_ylabel("weighted loss")
+    axis.legend(frameon=False, fontsize=9)
     return _drawn(figure, kind)
 
 

@@ -53,6 +53,7 @@ def train(task: TrainingTask) -> str:
     from training.config import TrainingConfig
     from training.devices import training_accelerator
     from training.photo_set import PhotoSet
+    from training.run_log import LOG_FILE, read_log, summarise_losses
     from training.trainer import train_defender
 
     config = TrainingConfig(**json.loads(task.config_json))
@@ -86,6 +87,7 @@ def train(task: TrainingTask) -> str:
                 "photos": len(photos.pixels),
                 "drops": task.drops,
                 "initial": json.loads(task.initial_json)["config"]["digest"] if task.initial_json else None,
+                "losses": summarise_losses(read_log(run / LOG_FILE)),
             },
         )
         digest = save_defender(run / "defender", defender, card)

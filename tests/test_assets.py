@@ -293,6 +293,7 @@ def test_the_whole_chain_trains_a_defender_and_protects_with_it(
             assert result.success
             if partition is None:
                 (event,) = result.asset_materializations_for_node("defender")
+                assert "data:image/png;base64," in str(event.metadata["loss"].value)
                 digests.append((event.metadata["digest"].value, event.metadata["trained in this run"].value))
         assert run(instance, places, "monday", assets=["protected_catalog"], budget_levels=8).success
     assert digests[0][0] == digests[1][0]
@@ -300,6 +301,27 @@ def test_the_whole_chain_trains_a_defender_and_protects_with_it(
     table = ProtectedTable(places.protected_table())
     used = set(table.read("monday", ["defender_digest"]).column(0).to_pylist())
     assert used == {digests[0][0]} == {places.registry().aliases()["default"]}
+    losses = places.registry().resolve("default").config["training"]["losses"]
+    assert losses["step"] == [0, 2] and all(losses["adv_sds"]) and all(losses["regression"])
+
+
+def test_a_training_that_cannot_be_fails_once_with_a_sentence(
+    instance: DagsterInstance, places: Places, pipelines: dict[str, Path]
+) -> None:
+    instance.add_dynamic_partitions(DROPS, ["monday"])
+    assert run(instance, places, "monday", assets=["photo_catalog"]).success
+    models = [str(pipelines["epsilon"])]
+    for drops, sentence in (["monday"], "drop 'monday' has no perturbations"), (["friday"], "drop 'friday' has no"):
+        result = materialize(
+            [defender],
+            resources={"places": places, "dask": HERE},
+            instance=instance,
+            raise_on_error=False,
+            run_config={"ops": {"defender": {"config": {"drops": drops, "recipe": "demo", "models": models}}}},
+        )
+        (failure,) = [event for event in result.all_events if event.event_type_value == "STEP_FAILURE"]
+        assert sentence in str(failure.event_specific_data)
+        assert not [event for event in result.all_events if event.event_type_value == "STEP_UP_FOR_RETRY"]
 
 
 def test_a_drop_that_is_nowhere_gives_a_sentence(places: Places) -> None:

@@ -20,7 +20,7 @@ from assets.report_pictures import GAP, amplification, strip
 from models.policy import ProtectionPolicy
 from resources.commits import ProtectedTable
 from resources.dask_workers import Workers
-from resources.defender_registry import DefenderRegistry
+from resources.defender_registry import DefenderEntry, DefenderRegistry
 from resources.diffusion_sources import diffusion_sources
 from resources.storage import Storage
 
@@ -91,6 +91,20 @@ def test_a_report_counts_what_the_receipts_say_and_escapes_names(tmp_path: Path,
     rows = list(csv.DictReader(io.StringIO(request.folder.read_bytes(ROWS).decode())))
     assert sorted(row["key"] for row in rows) == sorted(["0.jpg", "1.jpg", "2.jpg", "3.jpg", "'=1+1.png", HOSTILE])
     assert not request.folder.exists(SHEET)
+
+
+def test_a_report_shows_how_its_defender_was_trained(tmp_path: Path) -> None:
+    request = protected(tmp_path, "files", str(tmp_path / "out"))
+
+    def trained(digest: str) -> DefenderEntry | None:
+        entry = request.find_defender(digest)
+        assert entry is not None
+        losses = {"step": [0, 9], "adv_sds": [-0.1, -0.2], "regression": [0.3, 0.1]}
+        return replace(entry, config={**entry.config, "training": {"losses": losses}})
+
+    make(replace(request, find_defender=trained))
+    page = request.folder.read_bytes(PAGE).decode()
+    assert "How the defender was trained" in page and page.count("<svg") == 2
 
 
 def test_a_report_of_an_unchanged_drop_is_left_alone_and_remade_when_it_changes(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from models.checkpoint import load_defender
 from models.defender import SIZES, Defender
 from training import trainer
 from training.recipes import RECIPES, recipe
-from training.run_log import RunLog, read_log
+from training.run_log import RunLog, read_log, summarise_losses
 from training.trainer import TrainingDiverged, learning_rate_factor
 from training.training_state import STATE_FILE, WRITING, fresh_state, resume, save_state
 
@@ -138,6 +138,14 @@ def test_the_log_drops_a_torn_line_and_the_steps_that_are_done_again(tmp_path: P
         (2, 1.0),
         (3, 2.0),
     ]
+
+
+def test_a_card_keeps_the_means_of_equal_stretches_of_the_losses() -> None:
+    records = [{"step": step, "adv_sds": -float(step), "regression": 2.0} for step in range(1000)]
+    curves = summarise_losses(records, points=4)
+    assert curves["step"] == [249, 499, 749, 999]
+    assert curves["adv_sds"] == [-124.5, -374.5, -624.5, -874.5] and curves["regression"] == [2.0] * 4
+    assert summarise_losses(records[:3])["step"] == [0, 1, 2]
 
 
 def test_tensorboard_reads_the_same_losses(uninterrupted: Path) -> None:
@@ -276,6 +284,9 @@ def test_a_run_that_cannot_be_is_refused_before_it_starts(tmp_path: Path) -> Non
         trainer.train_defender(replace(CONFIG, adv_sds_weight=0.0), photos, [], tmp_path)
     with pytest.raises(ValueError, match="photos are 16 px where tiny-32 needs at least 32"):
         trainer.train_defender(CONFIG, small_photo_set(side=16), [random_model()], tmp_path)
+    fixed = replace(CONFIG, budget_min=3, budget_max=3, budget_default=3, recipe="fixed")
+    with pytest.raises(ValueError, match="with a budget of 8 levels, but the recipe fixed trains with 3 to 3"):
+        trainer.train_defender(fixed, replace(small_photo_set(), teacher_budget=8), [random_model()], tmp_path)
 
 
 def test_every_recipe_is_complete_and_named_after_its_function() -> None:

@@ -30,6 +30,7 @@ from training.embedded.faces import load_column, load_faces
 from training.exporting import add_onnx
 from training.photo_set import PhotoSet
 from training.recipes import RECIPES, recipe
+from training.run_log import LOG_FILE, read_log, summarise_losses
 from training.teachers.config import PROMPT, TeacherConfig
 from training.teachers.folder import Part, choose_units, precompute_in_folder, read_perturbations
 from training.teachers.options import METHODS, SET_WISE
@@ -37,17 +38,19 @@ from training.teachers.pgd import TeacherDiverged
 from training.teachers.units import photo_digest
 from training.trainer import TrainingDiverged, train_defender
 
+TEACHER_BUDGET = 8  # levels, unless the recipe allows less
 
-def teacher_config(options: argparse.Namespace) -> TeacherConfig:
+
+def teacher_config(options: argparse.Namespace, config: TrainingConfig) -> TeacherConfig:
     """Returns the teacher that the command line describes.
 
     Raises:
         ValueError: if a number is out of range, the method has no such option, or it needs to know who is on a photo.
     """
-    config = TeacherConfig.from_json(
+    teacher = TeacherConfig.from_json(
         {
             "method": options.teacher,
-            "budget_levels": options.teacher_budget,
+            "budget_levels": options.teacher_budget or min(TEACHER_BUDGET, config.budget_max),
             "steps": options.teacher_steps,
             "step_levels": options.teacher_step_levels,
             "batch": options.teacher_batch,
@@ -55,12 +58,12 @@ def teacher_config(options: argparse.Namespace) -> TeacherConfig:
             "options": json_fields(options.teacher_option),
         }
     )
-    if config.set_wise and not options.person_column:
+    if teacher.set_wise and not options.person_column:
         raise ValueError(
-            f"teacher {config.method!r} perturbs the photos of one person together: name the column that tells people "
+            f"teacher {teacher.method!r} perturbs the photos of one person together: name the column that tells people "
             "apart with --person-column"
         )
-    return config
+    return teacher
 
 
 def build_photo_set(
@@ -68,7 +71,7 @@ def build_photo_set(
 ) -> PhotoSet:
     """Reads the photos and precomputes the teacher's share of them; processes share the work."""
     pixels = load_faces(options.photos, options.photo_side or SIZES[config.size].working_resolution).pixels
-    teacher, digests = teacher_config(options), [photo_digest(photo) for photo in pixels]
+    teacher, digests = teacher_config(options, config), [photo_digest(photo) for photo in pixels]
     units = choose_units(
         digests,
         pixels,
@@ -120,7 +123,8 @@ def card(
             "models": [Path(model.name).name for model in models],
             "initial": load_defender(options.init)[1]["digest"] if options.init else None,
             "photos": len(photos.pixels),
-            "teacher": {**teacher_config(options).to_json(), "photos": len(photos.teacher)},
+            "teacher": {**teacher_config(options, config).to_json(), "photos": len(photos.teacher)},
+            "losses": summarise_losses(read_log(options.out / "run" / LOG_FILE)),
         },
     )
 
@@ -141,7 +145,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--teacher-share", type=float, default=0.1, help="share of the photos with a perturbation")
     parser.add_argument("--teacher-photos", type=int, help="at most this many of them")
     parser.add_argument("--teacher-steps", type=int, default=40)
-    parser.add_argument("--teacher-budget", type=int, default=8)
+    parser.add_argument("--teacher-budget", type=int, help="levels; by default 8, or the recipe's largest")
     parser.add_argument("--teacher-step-levels", type=float, default=1.0, help="length of an ascent step")
     parser.add_argument("--teacher-batch", type=int, default=8, help="photos whose gradients are computed at once")
     parser.add_argument(

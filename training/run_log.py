@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+
 LOG_FILE = "log.jsonl"
 SCALARS = ("loss", "adv_sds", "regression", "learning_rate", "gradient_norm")
+CURVES = ("adv_sds", "regression")
 
 
 class RunLog:
@@ -51,6 +55,23 @@ def read_log(file: Path) -> list[dict[str, Any]]:
         return []
     lines = file.read_bytes().split(b"\n")
     return [json.loads(line) for line in lines[:-1] if line]
+
+
+def summarise_losses(records: Sequence[dict[str, Any]], points: int = 100) -> dict[str, list[float]]:
+    """Returns both losses of a run, averaged over equal stretches, small enough for the defender's card.
+
+    Args:
+        records: of the log, at least one.
+        points: stretches at most; each has the last step in it as its "step".
+
+    Returns:
+        Lists of equal length: "step" and the weighted losses "adv_sds" and "regression".
+    """
+    stretches = [part for part in np.array_split(np.arange(len(records)), min(points, len(records))) if len(part)]
+    curves: dict[str, list[float]] = {"step": [records[part[-1]]["step"] for part in stretches]}
+    for name in CURVES:
+        curves[name] = [float(f"{np.mean([records[i][name] for i in part]):.5g}") for part in stretches]
+    return curves
 
 
 def _keep_earlier(file: Path, first_step: int) -> float:

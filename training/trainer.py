@@ -239,6 +239,12 @@ def _check_inputs(config: TrainingConfig, photos: PhotoSet, models: Sequence[Fro
         raise ValueError("Adv-SDS needs at least one frozen diffusion model: list one in `models`")
     if not config.adv_sds_weight and not len(photos.teacher):
         raise ValueError("a regression needs teacher perturbations: materialise teacher_perturbations first")
+    learned = len(photos.teacher) > 0 and config.regression_weight > 0
+    if learned and not config.budget_min <= photos.teacher_budget <= config.budget_max:
+        raise ValueError(
+            f"the perturbations were made with a budget of {photos.teacher_budget} levels, but the recipe "
+            f"{config.recipe} trains with {config.budget_min} to {config.budget_max}: precompute them with one of those"
+        )
     smallest = config.batch if config.adv_sds_weight else config.pair_batch
     if smallest < processes:
         raise ValueError(f"a batch of {smallest} leaves some of {processes} processes idle: raise it or use fewer")
