@@ -5,7 +5,8 @@
 Trains `adv_sds_only`, `combined` at several lambdas and `regression_only` with equal photos, teachers, seeds and steps,
 and measures each on photos that none has seen: what it adds to the model's diffusion loss with fresh noise and time
 steps, PSNR, and the share of the perturbation that repeats from patch to patch (the grid that Adv-SDS alone leaves).
-FOLDER/results.jsonl has a line a run, FOLDER/sweep.png the pictures; finished runs are not trained again.
+FOLDER/results.jsonl has a line a run, FOLDER/sweep.png the pictures; finished runs are not trained again. The pictures
+show held-out people; with `--invented`, only faces that the model made up, which may be published.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from models.defender import SIZES, Defender
 from models.frozen_diffusion import FrozenDiffusion, load_frozen_diffusion
@@ -29,6 +30,8 @@ from training.config import TrainingConfig
 from training.embedded.faces import load_faces
 from training.evaluation.protection_effect import protection_effect
 from training.evaluation.statistics import bootstrap_mean
+from training.personalization.pipeline import draw as sample
+from training.personalization.pipeline import load_text_to_image
 from training.photo_set import PhotoSet, seeded_share
 from training.recipes import recipe
 from training.teachers.config import TeacherConfig
@@ -38,6 +41,7 @@ from training.trainer import train_defender
 EMBEDDED = Path(__file__).parents[1] / "models" / "weights" / "embedded-64"
 TEACHER_BATCH = 32
 PICTURES = 6
+LABEL = 110  # pixels, beside each row
 AMPLIFIED = 8  # times, in the pictures of perturbations
 
 
@@ -116,14 +120,14 @@ def judge(
     model: FrozenDiffusion,
     photos: PhotoSet,
     held: NDArray[np.uint8],
-) -> tuple[SweepResult, NDArray[np.int16]]:
-    """Measures one defender at its default budget; also returns its perturbations of the held-out photos."""
+) -> SweepResult:
+    """Measures one defender at its default budget."""
     change = perturb(defender, held, config.budget_default)
     samples = protection_effect(model, held, (held + change).astype(np.uint8), seed=991)
     rise = bootstrap_mean(samples.protected - samples.clean)
     near = perturb(defender, photos.pixels[photos.teacher_index], photos.teacher_budget).ravel().astype(float)
     teacher = photos.teacher.ravel().astype(float)
-    result = SweepResult(
+    return SweepResult(
         name=name,
         regression_weight=config.regression_weight,
         rise=(rise.mean, rise.low, rise.high),
@@ -132,19 +136,27 @@ def judge(
         grid_share=grid_share(change.astype(float), SIZES[config.size].patch),
         teacher_cosine=float(near @ teacher / (np.linalg.norm(near) * np.linalg.norm(teacher))),
     )
-    return result, change
 
 
-def draw(held: NDArray[np.uint8], changes: list[NDArray[np.int16]], file: Path) -> None:
-    """Writes a picture: a row a run, a few protected photos and beside each its perturbation, amplified."""
+def invented_faces(model: str, count: int) -> NDArray[np.uint8]:
+    """Faces that the model makes up, (B, S, S, 3)."""
+    prompts = [f"photo of a {age} year old {person}" for age in (25, 45, 65) for person in ("woman", "man")]
+    pipeline = load_text_to_image(model)
+    return np.concatenate([sample(pipeline, prompt, count=1, seed=i) for i, prompt in enumerate(prompts[:count])])
+
+
+def draw(photos: NDArray[np.uint8], changes: dict[str, NDArray[np.int16]], file: Path) -> None:
+    """Writes a picture: a labelled row a run, protected photos and beside each its perturbation, amplified."""
     rows = []
-    for change in changes:
-        cells = []
-        for photo, moved in zip(held[:PICTURES], change[:PICTURES], strict=True):
-            cells += [(photo + moved).astype(np.uint8), np.clip(128 + AMPLIFIED * moved, 0, 255).astype(np.uint8)]
+    for name, change in changes.items():
+        label = Image.new("RGB", (LABEL, 2 * photos.shape[1]), "white")
+        ImageDraw.Draw(label).text((4, photos.shape[1] - 6), name.replace("_", " "), fill="#22303c")
+        cells = [np.asarray(label)]
+        for photo, moved in zip(photos, change, strict=True):
+            pair = [(photo + moved).astype(np.uint8), np.clip(128 + AMPLIFIED * moved, 0, 255).astype(np.uint8)]
+            cells.append(np.concatenate(pair, axis=1).repeat(2, axis=0).repeat(2, axis=1))
         rows.append(np.concatenate(cells, axis=1))
-    picture = Image.fromarray(np.concatenate(rows, axis=0))
-    picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.NEAREST).save(file)
+    Image.fromarray(np.concatenate(rows, axis=0)).save(file)
 
 
 def print_row(result: SweepResult) -> None:
@@ -178,6 +190,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--lambdas", nargs="+", type=float, default=[1.0, 3.0, 10.0, 30.0, 100.0])
     parser.add_argument("--pairs", type=int, default=128, help="at most this many photos with a perturbation")
     parser.add_argument("--teacher-steps", type=int, default=40)
+    parser.add_argument("--invented", action="store_true", help="pictures of made-up faces, which may be published")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=JSON", help="change the recipes' fields")
     return parser.parse_args()
@@ -197,15 +210,15 @@ def main() -> None:
     held = load_faces([options.held_out], side).pixels[: options.held_out_photos]
     steps = configs["adv_sds_only"].steps
     print(f"{len(pixels)} photos, {len(photos.teacher)} pairs, {len(held)} held out, {steps} steps", flush=True)
-    results, perturbations = [], []
+    shown = invented_faces(options.model, PICTURES) if options.invented else held[:PICTURES]
+    results, perturbations = [], {}
     for name, config in configs.items():
         models = [model] if config.adv_sds_weight else []
         defender = train_defender(config, photos, models, options.out / name.replace(" ", "-"), on_step=progress(name))
-        result, change = judge(name, config, defender, model, photos, held)
-        results.append(result)
-        perturbations.append(change)
+        results.append(judge(name, config, defender, model, photos, held))
+        perturbations[name] = perturb(defender, shown, config.budget_default)
     (options.out / "results.jsonl").write_text("".join(json.dumps(asdict(result)) + "\n" for result in results))
-    draw(held, perturbations, options.out / "sweep.png")
+    draw(shown, perturbations, options.out / "sweep.png")
     print("\n| run | added diffusion loss | equal noise | PSNR dB | grid share | cosine to teacher |")
     print("|---|---|---|---|---|---|")
     for result in results:
