@@ -16,7 +16,7 @@ from assets.report_pictures import losses_picture
 from assets.teacher_perturbations import teacher_cache, teacher_perturbations, teacher_selection
 from assets.training_config import DefenderRunConfig, frozen_models
 from assets.training_photos import training_squares
-from assets.training_tasks import TrainingTask, models_to_json, train
+from assets.training_tasks import FINISHED, PHOTOS, TrainingTask, models_to_json, train
 from resources.dask_cluster import DaskCluster
 from resources.dask_workers import Workers
 from resources.places import Places
@@ -66,11 +66,11 @@ def train_on(workers: Workers, config: DefenderRunConfig, places: Places) -> dic
     for name in sorted(arrays):
         digest.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
     storage = Storage(places.home).child("training", digest.hexdigest()[:32])
-    if not storage.exists("photos.npz"):
+    trained = not storage.exists(FINISHED)
+    if trained and not storage.exists(PHOTOS):
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **arrays)
-        storage.write_bytes("photos.npz", buffer.getvalue())
-    trained = not storage.exists("defender.json")
+        storage.write_bytes(PHOTOS, buffer.getvalue())
     task = TrainingTask(
         storage.url,
         json.dumps(run_config.to_json(), sort_keys=True),

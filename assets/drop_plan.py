@@ -13,12 +13,13 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from assets.photo_index import PhotoIndex
@@ -140,10 +141,33 @@ def write_catalog(state_url: str, drop: str, index: PhotoIndex, previous: DropCa
         "passthrough": schema.serialize().to_pybytes().hex() if layout else "",
         "marked": index.rows.num_rows - index.rows.column("mark").null_count,
     }
-    storage = catalog_storage(state_url, drop)
+    return _store(catalog_storage(state_url, drop), index.rows, groups, fields, previous)
+
+
+def write_catalog_without(state_url: str, drop: str, catalog: DropCatalog, keys: frozenset[str]) -> DropCatalog:
+    """Writes a drop's catalog as if its source had never had some photos; one without them is left as it is."""
+    rows = read_catalog(catalog)
+    kept = rows.filter(pc.invert(pc.is_in(rows.column("key"), pa.array(sorted(keys)))))
+    if kept.num_rows == rows.num_rows:
+        return catalog
+    groups = bucket_groups(kept, catalog.bucket_count) if catalog.bucket_count else run_groups(kept)
+    fields = asdict(catalog) | {
+        "photos": kept.num_rows,
+        "bytes_in": int(np.sum(kept.column("bytes_in").to_numpy())),
+        "shards": len(groups),
+        "marked": kept.num_rows - kept.column("mark").null_count,
+    }
+    del fields["url"]
+    return _store(catalog_storage(state_url, drop), kept, groups, fields, None)
+
+
+def _store(
+    storage: Storage, rows: pa.Table, groups: list[list[int]], fields: dict[str, Any], previous: DropCatalog | None
+) -> DropCatalog:
+    """Writes a catalog under the digest of its content, then names it as the current one."""
     with tempfile.TemporaryDirectory() as folder:
         local = Path(folder) / "catalog.parquet"
-        _write_groups(local, index.rows, groups)
+        _write_groups(local, rows, groups)
         name = f"{hashlib.sha256(local.read_bytes() + json.dumps(fields).encode()).hexdigest()[:16]}.parquet"
         catalog = DropCatalog(url=storage.uri(name), **fields)
         if catalog == previous and storage.exists(name):

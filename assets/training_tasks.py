@@ -16,6 +16,9 @@ from resources.defender_registry import DefenderRegistry, fetch_defender
 from resources.diffusion_sources import DiffusionSource
 from resources.storage import Storage
 
+# In a run's folder; the first two until it is finished, the last afterwards.
+PHOTOS, STATE, FINISHED = "photos.npz", "state.pt", "defender.json"
+
 
 @dataclass(frozen=True)
 class TrainingTask:
@@ -46,8 +49,8 @@ def train(task: TrainingTask) -> str:
     Each checkpoint is copied to the task's folder, so that whichever worker gets the task after a kill goes on there.
     """
     storage = Storage(task.folder)
-    if storage.exists("defender.json"):
-        return str(json.loads(storage.read_bytes("defender.json"))["digest"])
+    if storage.exists(FINISHED):
+        return str(json.loads(storage.read_bytes(FINISHED))["digest"])
     from models.budget import BudgetRange
     from models.checkpoint import DefenderCard, save_defender
     from training.config import TrainingConfig
@@ -57,7 +60,7 @@ def train(task: TrainingTask) -> str:
     from training.trainer import train_defender
 
     config = TrainingConfig(**json.loads(task.config_json))
-    with np.load(io.BytesIO(storage.read_bytes("photos.npz"))) as arrays:
+    with np.load(io.BytesIO(storage.read_bytes(PHOTOS))) as arrays:
         photos = PhotoSet(arrays["pixels"], arrays["teacher_index"], arrays["teacher"], int(arrays["teacher_budget"]))
     accelerator = training_accelerator()
     models = load_models(task.models_json)
@@ -93,14 +96,15 @@ def train(task: TrainingTask) -> str:
         digest = save_defender(run / "defender", defender, card)
         DefenderRegistry(task.home, run).register(run / "defender")
         store_board(storage, run)
-    storage.write_bytes("defender.json", json.dumps({"digest": digest}).encode())
-    storage.delete("state.pt")
+    storage.write_bytes(FINISHED, json.dumps({"digest": digest}).encode())
+    storage.delete(STATE)
+    storage.delete(PHOTOS)  # squares of people: kept no longer than they are needed
     return digest
 
 
 def fetch_checkpoint(storage: Storage, run: Path) -> None:
     """Copies a run's last checkpoint and its log here, if there are any."""
-    for name in ("log.jsonl", "state.pt"):
+    for name in ("log.jsonl", STATE):
         if storage.exists(name):
             (run / name).write_bytes(storage.read_bytes(name))
 
@@ -108,7 +112,7 @@ def fetch_checkpoint(storage: Storage, run: Path) -> None:
 def store_checkpoint(storage: Storage, run: Path) -> None:
     """Copies a run's checkpoint to where the next worker finds it; the log first, since a log may be ahead."""
     store_board(storage, run)
-    for name in ("log.jsonl", "state.pt"):
+    for name in ("log.jsonl", STATE):
         storage.write_file(name, run / name)
 
 

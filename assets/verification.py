@@ -161,8 +161,12 @@ def verify_target(
 
 def catalog_of(target: str, drop: str) -> DropCatalog | None:
     """The drop's catalog: in the target, or beside it, where the assets of a deployment keep it."""
-    beside = Storage(target).as_parent_and_name()[0].url
-    return read_current(state_url(target), drop) or read_current(beside, drop)
+    return next((found for state in states(target) if (found := read_current(state, drop))), None)
+
+
+def states(target: str) -> tuple[str, str]:
+    """Where a target's catalogs may lie: in itself, or beside it as in a deployment."""
+    return state_url(target), Storage(target).as_parent_and_name()[0].url
 
 
 def _originals(catalog: DropCatalog | None, source: str | None) -> dict[str, dict[str, Any]]:

@@ -28,6 +28,7 @@ app.add_typer(drops_app, name="drops")
 INTERRUPTED = "interrupted: run the same command again to continue"
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
 
 
 @app.command()
@@ -140,6 +141,34 @@ def preview(
     from dagster_project.commands.preview import preview as run
 
     return run(photo, out=out, defender=defender, levels=levels)
+
+
+@app.command()
+def forget(
+    target: Annotated[str, typer.Argument(help="What `rid protect` or the asset protected_catalog wrote.")],
+    keys: Annotated[list[str], typer.Argument(help="Photos, by their keys in the receipts.", metavar="KEY...")],
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> int:
+    """Removes photos from outputs, receipts, catalogs and reports, and says where something of them is left."""
+    from dagster_project.commands.forget import forget as run
+
+    return run(target, frozenset(keys), dry_run=dry_run, as_json=as_json)
+
+
+@app.command()
+def vacuum(
+    target: Annotated[str, typer.Argument(help="What `rid protect` or the asset protected_catalog wrote.")],
+    keep_days: Annotated[
+        float, typer.Option(help="Younger files stay. 0 leaves no way back, and harms runs under way on S3.", min=0)
+    ] = 30,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> int:
+    """Deletes replaced shard files and catalogs: older versions of the table cannot be read after that."""
+    from dagster_project.commands.forget import vacuum as run
+
+    return run(target, keep_days=keep_days, dry_run=dry_run, as_json=as_json)
 
 
 @app.command()

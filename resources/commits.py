@@ -20,6 +20,7 @@ How a commit is made, and what each part is for (all tried with deltalake 1.6.6)
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import time
@@ -205,6 +206,24 @@ class ProtectedTable:
             rows = parquet.read(columns=sorted(there), use_threads=False)
             nulls = [None] * parquet.metadata.num_rows
         return list(zip(*(rows.column(name).to_pylist() if name in there else nulls for name in columns), strict=True))
+
+    def vacuum(self, keep_hours: float, *, dry_run: bool) -> list[str]:
+        """Deletes shard files that are not current, and returns their paths.
+
+        Args:
+            keep_hours: files that were replaced, or written without a commit, less than so long ago stay.
+            dry_run: only list them.
+        """
+        from deltalake import PostCommitHookProperties
+
+        removed: list[str] = self._open().vacuum(
+            retention_hours=math.ceil(keep_hours),
+            dry_run=dry_run,
+            enforce_retention_duration=False,
+            full=True,
+            post_commithook_properties=PostCommitHookProperties(cleanup_expired_logs=False),
+        )
+        return removed
 
     def _create(self, schema: pa.Schema) -> None:
         """Makes the table if there is none; another writer may do so meanwhile, which is a CommitFailedError."""

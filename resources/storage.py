@@ -135,6 +135,16 @@ class Storage:
         except FileNotFoundError:
             return None
 
+    def modified(self, path: str) -> float:
+        """When a file was last written, in seconds since 1970.
+
+        Raises:
+            FileNotFoundError: if it is not there.
+        """
+        if self.is_s3:
+            return float(self._objects.head(checked_path(path))["LastModified"].timestamp())
+        return self._local(path).stat().st_mtime
+
     def identity(self, path: str) -> str:
         """The listing identity of one file; see `FileEntry`."""
         if self.is_s3:
