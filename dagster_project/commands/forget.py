@@ -27,7 +27,7 @@ def forget(target: str, keys: frozenset[str], *, dry_run: bool, as_json: bool) -
     if len(result.left) > SHOWN:
         print(f"... and {len(result.left) - SHOWN} more (--json lists all)")
     if result.in_source:
-        print(f"originals that the source still has: {len(result.in_source)}; remove them, or the next run protects them")
+        print(f"the source still has {len(result.in_source)} of them: remove them, or the next run protects them")
     if not result.left:
         print("nothing of them is left in the target")
     elif not dry_run:
