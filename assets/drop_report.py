@@ -134,7 +134,7 @@ def report_drop(request: ReportRequest, workers: Workers) -> DropReport:
     )
     for stale in (SHEET, QUALITY, EFFECT):
         if stale not in files and request.folder.exists(stale):
-            request.folder.delete(stale)
+            request.folder.discard(stale)
     for name in sorted(files):
         request.folder.write_bytes(name, files[name])
     values = _values(figures, effects, remarks) | {"inputs": digest}

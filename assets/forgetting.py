@@ -173,7 +173,7 @@ def _write_shard(place: _Place, work_key: str, wanted: list[str], owners: dict[s
         local = Path(temporary) / "shard.parquet"
         with ShardWriter(local, schema) as writer:
             for key in wanted:
-                writer.write(rows[key])
+                writer.write(rows[key] | {"work_key": work_key})
         storage.write_file(path, local)
         return ShardFile(path, local.stat().st_size, len(wanted))
 

@@ -139,14 +139,14 @@ class StoredCheckpoint:
             self._storage.write_bytes(part, bytes(view[start : start + self._part_bytes]))
         self._storage.write_bytes(self._head, json.dumps(parts).encode())
         for part in set(old) - set(parts):
-            self._storage.delete(part)
+            self._storage.discard(part)
 
     def delete(self) -> None:
         """Removes head and parts; none is fine."""
         parts = self._parts()
-        self._storage.delete(self._head)
+        self._storage.discard(self._head)
         for part in parts:
-            self._storage.delete(part)
+            self._storage.discard(part)
 
     @property
     def _head(self) -> str:

@@ -97,8 +97,8 @@ def train(task: TrainingTask) -> str:
         DefenderRegistry(task.home, run).register(run / "defender")
         store_board(storage, run)
     storage.write_bytes(FINISHED, json.dumps({"digest": digest}).encode())
-    storage.delete(STATE)
-    storage.delete(PHOTOS)  # squares of people: kept no longer than they are needed
+    storage.discard(STATE)
+    storage.discard(PHOTOS)  # squares of people: kept no longer than they are needed
     return digest
 
 

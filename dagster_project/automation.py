@@ -142,7 +142,7 @@ class WatchStates:
         self._storage.write_bytes(f"{name}.json", data)
         for entry in list(self._storage.list_files()):
             if entry.path not in (f"{name}.json", f"{keep}.json"):
-                self._storage.delete(entry.path)
+                self._storage.discard(entry.path)
         return name
 
 

@@ -250,6 +250,14 @@ class Storage:
             else:
                 self._local(path).unlink()
 
+    def discard(self, path: str) -> bool:
+        """Deletes a file that is of no use any more; False if that is not permitted here: runs work without it."""
+        try:
+            self.delete(path)
+        except PermissionError:
+            return False
+        return True
+
     def remove_abandoned(self) -> list[str]:
         """Deletes what killed writers left half written, and returns those paths; a bucket never holds any."""
         if self.is_s3:

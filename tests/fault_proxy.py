@@ -17,8 +17,9 @@ class Fault:
 
     Attributes:
         method: the HTTP method that it meets.
-        kind: "503", "409" or "403" answer so without asking the server; "lost" hangs up after the server has acted;
-            "truncated" breaks the body off; "flipped" changes a bit of the body.
+        kind: "503", "409", "403" (expired credentials) and "denied" (no permission) answer so without asking the
+            server; "lost" hangs up after the server has acted; "truncated" breaks the body off; "flipped" changes a
+            bit of the body.
         times: how many requests it meets; the others pass.
         where: part of the URLs that it meets.
     """
@@ -29,7 +30,12 @@ class Fault:
     where: str = ""
 
 
-CODES = {"503": "SlowDown", "409": "ConditionalRequestConflict", "403": "ExpiredToken"}
+ANSWERS = {
+    "503": (503, "SlowDown"),
+    "409": (409, "ConditionalRequestConflict"),
+    "403": (403, "ExpiredToken"),
+    "denied": (403, "AccessDenied"),
+}
 
 
 @dataclass
@@ -66,8 +72,8 @@ def fault_proxy(upstream: str) -> Iterator[FaultProxy]:
         def relay(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             kind = proxy.next_fault(self.command, self.path)
-            if kind in CODES:
-                self.refuse(int(kind), CODES[kind])
+            if kind in ANSWERS:
+                self.refuse(*ANSWERS[kind])
                 return
             connection = http.client.HTTPConnection(host, timeout=30)
             connection.request(self.command, self.path, body, dict(self.headers))

@@ -46,6 +46,7 @@ from assets.verification import verify_target
 from models.policy import ProtectionPolicy
 from resources.commits import ProtectedTable
 from resources.dask_workers import Workers, WorkerSettings
+from resources.storage import Storage
 from resources.unfinished_files import WRITING
 
 pytestmark = pytest.mark.slow
@@ -232,6 +233,26 @@ def test_a_run_through_a_store_with_faults(place: Path, s3: S3Server, s3_url: st
     assert rid(place, "verify", f"{s3_url}/out")[0] == 0
 
 
+def test_runs_need_no_permission_to_delete(place: Path, s3: S3Server, s3_url: str):
+    write_photos(f"{s3_url}/photos", 3)
+    out = f"{s3_url}/out"
+    with fault_proxy(s3.endpoint) as proxy:
+        proxy.faults = [Fault("DELETE", "denied", 99)]
+        through = {"AWS_ENDPOINT_URL": proxy.endpoint}
+        assert protect(place, f"{s3_url}/photos", out, "--drop", "d", **through)[0] == 0
+        assert proxy.faults[0].times == 99
+        Storage(f"{s3_url}/photos").delete("p002.jpg")
+        code, summary, err = protect(place, f"{s3_url}/photos", out, "--drop", "d", **through)
+        assert (code, summary["photos"]) == (0, 2)
+        assert "1 published photos whose originals are gone may not be deleted here" in err
+        assert rid(place, "forget", out, "p000.jpg", **through)[0] == 1
+    assert rid(place, "verify", out)[0] == 6
+    assert rid(place, "forget", out, "p000.jpg", "p002.jpg")[0] == 6
+    assert rid(place, "verify", out)[0] == 0
+    assert rid(place, "vacuum", out, "--keep-days", "0")[0] == 0
+    assert rid(place, "forget", out, "p000.jpg", "p002.jpg")[0] == 0
+
+
 def test_credentials_that_expire_in_the_middle_stop_the_run(place: Path, s3: S3Server, s3_url: str):
     write_photos(f"{s3_url}/photos", 40)
     with fault_proxy(s3.endpoint) as proxy:
@@ -382,6 +403,7 @@ from assets.drop_chain import drop_chain
 from assets.partitions import DROPS
 from resources.dask_cluster import DaskCluster
 from resources.places import Places
+from resources.storage import Storage
 
 home, source, weights = sys.argv[1:]
 with DagsterInstance.get() as instance:

@@ -187,3 +187,9 @@ def test_rid_protect_retries_one_reason(
     assert (code, summary["quarantined"], summary["photos_computed"]) == (3, {"unsupported_format": 1}, 1)
     assert (tmp_path / "out" / "p002.jpg").exists()
     assert rid("--retry", "internal_error")[1]["committed"] is False
+
+
+def test_operations_says_what_every_status_and_reason_means() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "operations.md").read_text(encoding="utf-8")
+    named = {cell for line in text.splitlines() if line.startswith("|") for cell in re.findall(r"`(\w+)`", line)}
+    assert {*Status, *Reason} <= named

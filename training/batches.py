@@ -99,7 +99,7 @@ def make_batch(photos: PhotoSet, config: TrainingConfig, step: int, *, process: 
     budgets = random.integers(config.budget_min, config.budget_max + 1, config.batch)
     pairs = config.pair_batch if len(photos.teacher) and config.regression_weight else 0
     pair = _Draws.draw(random, pairs, len(photos.teacher), margin)
-    part = part_of(config.batch if config.adv_sds_weight else 0, process, processes)
+    part = part_of(config.batch if config.uses_models else 0, process, processes)
     pair_part = part_of(pairs, process, processes)
     pair_photo = photos.teacher_index[pair.index] if pairs else pair.index
     return Batch(

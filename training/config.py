@@ -35,6 +35,7 @@ class TrainingConfig:
         micro_batch: photos and pairs that a process holds at once; it adds gradients up. None is all of them.
         adv_sds_weight: factor of the Adv-SDS loss; 0 leaves the term out.
         regression_weight: lambda of eq. 10; 0 leaves the term out.
+        displacement_weight: factor of the latent displacement; 0 leaves the term out.
         posterior: whether z is a sample of the autoencoder's posterior or its mean.
         transformed_share: share of the photos that are shrunk and JPEG-coded, differentiably, before the encoder.
         resize_min: smallest factor of that shrinking; the factor is uniform up to 1.
@@ -62,6 +63,7 @@ class TrainingConfig:
     micro_batch: int | None = None
     adv_sds_weight: float = 1.0
     regression_weight: float = 1.0
+    displacement_weight: float = 0.0
     posterior: Posterior = "sample"
     transformed_share: float = 0.0
     resize_min: float = 0.5
@@ -80,8 +82,10 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if not check_budget(self.budget_min) <= check_budget(self.budget_default) <= check_budget(self.budget_max):
             raise ValueError("budgets must satisfy budget_min <= budget_default <= budget_max")
-        if self.adv_sds_weight == 0 and self.regression_weight == 0:
-            raise ValueError("adv_sds_weight and regression_weight are both 0: there is nothing to train on")
+        if self.adv_sds_weight == self.regression_weight == self.displacement_weight == 0:
+            raise ValueError(
+                "adv_sds_weight, regression_weight and displacement_weight are all 0: there is nothing to train on"
+            )
         counts = ("steps", "batch", "pair_batch", "checkpoint_every")
         if min(getattr(self, name) for name in counts) < 1 or (self.micro_batch is not None and self.micro_batch < 1):
             raise ValueError(f"{', '.join(counts)} and micro_batch must be at least 1")
@@ -96,6 +100,11 @@ class TrainingConfig:
             raise ValueError("transformed_share must lie in 0..1 and resize_min in (0, 1]")
         if not 1 <= self.jpeg_quality_min <= self.jpeg_quality_max <= 100:
             raise ValueError("JPEG qualities must satisfy 1 <= jpeg_quality_min <= jpeg_quality_max <= 100")
+
+    @property
+    def uses_models(self) -> bool:
+        """Whether a term of the loss sees photos through frozen models."""
+        return bool(self.adv_sds_weight or self.displacement_weight)
 
     def to_json(self) -> dict[str, Any]:
         """Returns every field, as recorded beside the weights."""

@@ -1,4 +1,4 @@
-"""The loss of a defender: L_AdvSDS + lambda L_reg (paper, eq. 9 and 10).
+"""The loss of a defender: L_AdvSDS + lambda L_reg (paper, eq. 9 and 10), and optionally the latent displacement.
 
 B photos, P pairs, S working resolution; without an Adv-SDS term batches hold no photos.
 """
@@ -16,6 +16,7 @@ from models.frozen_diffusion import FrozenDiffusion
 from training.adv_sds import ensemble_adv_sds_loss
 from training.batches import Batch
 from training.config import TrainingConfig
+from training.displacement import displacement_loss
 from training.noise import StepNoise
 from training.regression import regression_loss
 from training.transformations import draw_transformations, transform
@@ -28,10 +29,12 @@ class Losses:
     Attributes:
         adv_sds: a mean over photos.
         regression: a mean over pairs.
+        displacement: a mean over photos, at most zero.
     """
 
     adv_sds: Tensor
     regression: Tensor
+    displacement: Tensor
 
 
 def training_losses(
@@ -41,19 +44,22 @@ def training_losses(
     config: TrainingConfig,
     step: int,
 ) -> Losses:
-    """Returns both terms of one batch; photos and pairs go through the network in one pass."""
+    """Returns the terms of one batch; photos and pairs go through the network in one pass."""
     B = len(batch.image)
     budgets = torch.cat([batch.budget_levels, batch.pair_budget_levels])  # (B + P,)
     levels = network(torch.cat([batch.image, batch.pair_image]), budgets)  # (B + P, 3, S, S)
     perturbation = levels_to_signed(levels)
-    adv_sds = regression = batch.image.new_zeros(())
+    adv_sds = regression = displacement = batch.image.new_zeros(())
     if B:
         protected = (batch.image + perturbation[:B]).clamp(-1, 1)  # (B, 3, S, S)
         noise = StepNoise(config.seed, step, batch.positions)
         if config.transformed_share:
             protected = transform(protected, draw_transformations(config, noise))
-        mean = config.posterior == "mean"
-        adv_sds = config.adv_sds_weight * ensemble_adv_sds_loss(models, protected, noise, posterior_mean=mean)
+        if config.adv_sds_weight:
+            mean = config.posterior == "mean"
+            adv_sds = config.adv_sds_weight * ensemble_adv_sds_loss(models, protected, noise, posterior_mean=mean)
+        if config.displacement_weight:
+            displacement = config.displacement_weight * displacement_loss(models, batch.image, protected)
     if len(batch.pair_image):
         regression = config.regression_weight * regression_loss(perturbation[B:], batch.pair_perturbation)
-    return Losses(adv_sds, regression)
+    return Losses(adv_sds, regression, displacement)

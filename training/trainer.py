@@ -47,17 +47,19 @@ class StepResult:
     Attributes:
         adv_sds: weighted Adv-SDS loss, a mean over the step's photos.
         regression: weighted regression loss, a mean over the step's pairs.
+        displacement: weighted latent displacement, a mean over the step's photos.
         gradient_norm: before clipping.
     """
 
     adv_sds: float
     regression: float
+    displacement: float
     gradient_norm: float
 
     @property
     def loss(self) -> float:
         """The sum that was descended."""
-        return self.adv_sds + self.regression
+        return self.adv_sds + self.regression + self.displacement
 
 
 def train_defender(
@@ -159,10 +161,10 @@ def _optimise(
     for group in optimiser.param_groups:
         group["lr"] = config.learning_rate * learning_rate_factor(config, step)
     optimiser.zero_grad(set_to_none=True)
-    seen = _accumulate_gradients(accelerator, network, models, batch, config, step)  # (2,)
-    adv_sds, regression = (accelerator.reduce(seen, "mean") if accelerator.num_processes > 1 else seen).tolist()
+    seen = _accumulate_gradients(accelerator, network, models, batch, config, step)  # (3,)
+    seen = accelerator.reduce(seen, "mean") if accelerator.num_processes > 1 else seen
     norm = float(accelerator.clip_grad_norm_(network.parameters(), config.gradient_clip))
-    result = StepResult(adv_sds, regression, norm)
+    result = StepResult(*seen.tolist(), gradient_norm=norm)
     _check_loss(result, state, config)
     optimiser.step()
     state.update_average(config.ema_decay)
@@ -180,14 +182,14 @@ def _accumulate_gradients(
     config: TrainingConfig,
     step: int,
 ) -> torch.Tensor:
-    """Backpropagates each micro-batch with its share of the whole step's means; returns the (2,) weighted losses.
+    """Backpropagates each micro-batch with its share of the whole step's means; returns the (3,) weighted losses.
 
     Processes average their gradients, so that each weighs its own by their number.
     """
     kind = autocast_type(config, accelerator.device)
     parts = batch.split(config.micro_batch or max(config.batch, config.pair_batch))
     pairs = config.pair_batch if config.regression_weight else 0
-    seen = torch.zeros(2, device=accelerator.device)
+    seen = torch.zeros(3, device=accelerator.device)
     for part in parts:
         photo_share = accelerator.num_processes * len(part.image) / config.batch
         pair_share = accelerator.num_processes * len(part.pair_image) / max(1, pairs)
@@ -195,7 +197,9 @@ def _accumulate_gradients(
         with contextlib.nullcontext() if last else accelerator.no_sync(network):
             with torch.autocast(accelerator.device.type, dtype=kind or torch.bfloat16, enabled=kind is not None):
                 losses = training_losses(network, models, part, config, step)
-            weighted = torch.stack([photo_share * losses.adv_sds, pair_share * losses.regression])
+            weighted = torch.stack(
+                [photo_share * losses.adv_sds, pair_share * losses.regression, photo_share * losses.displacement]
+            )
             accelerator.backward(weighted.sum())
         seen += weighted.detach()
     return seen
@@ -225,6 +229,7 @@ def _record(step: int, result: StepResult, config: TrainingConfig, seconds: floa
         "loss": result.loss,
         "adv_sds": result.adv_sds,
         "regression": result.regression,
+        "displacement": result.displacement,
         "gradient_norm": result.gradient_norm,
         "learning_rate": config.learning_rate * learning_rate_factor(config, step),
         "seconds": round(seconds, 1),
@@ -235,9 +240,9 @@ def _check_inputs(config: TrainingConfig, photos: PhotoSet, models: Sequence[Fro
     side = SIZES[config.size].working_resolution
     if photos.side < side:
         raise ValueError(f"photos are {photos.side} px where {config.size} needs at least {side}: read them larger")
-    if config.adv_sds_weight and not models:
-        raise ValueError("Adv-SDS needs at least one frozen diffusion model: list one in `models`")
-    if not config.adv_sds_weight and not len(photos.teacher):
+    if config.uses_models and not models:
+        raise ValueError("the loss needs at least one frozen diffusion model: list one in `models`")
+    if not config.uses_models and not len(photos.teacher):
         raise ValueError("a regression needs teacher perturbations: materialise teacher_perturbations first")
     learned = len(photos.teacher) > 0 and config.regression_weight > 0
     if learned and not config.budget_min <= photos.teacher_budget <= config.budget_max:
@@ -245,6 +250,6 @@ def _check_inputs(config: TrainingConfig, photos: PhotoSet, models: Sequence[Fro
             f"the perturbations were made with a budget of {photos.teacher_budget} levels, but the recipe "
             f"{config.recipe} trains with {config.budget_min} to {config.budget_max}: precompute them with one of those"
         )
-    smallest = config.batch if config.adv_sds_weight else config.pair_batch
+    smallest = config.batch if config.uses_models else config.pair_batch
     if smallest < processes:
         raise ValueError(f"a batch of {smallest} leaves some of {processes} processes idle: raise it or use fewer")

@@ -3,7 +3,7 @@
     python -m training.embedded.train_denoiser --photos faces.parquet --vae FOLDER/vae --out FOLDER --steps 20000
 
 The latents of every photo are computed once. `--init PIPELINE` continues from a saved pipeline. `--text-from PIPELINE`
-takes that pipeline's text encoder as it is and leaves it frozen, so that several denoisers can share it.
+takes that pipeline's text encoder and tokenizer as they are, frozen, so that several denoisers can share it.
 
 B batch, C latent channels, h and w latent sides, L prompt length, E text width.
 """
@@ -172,13 +172,17 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextModel
+    from transformers import CLIPTextModel, CLIPTokenizer
 
     size = SIZES[options.size]
     faces = load_faces(options.photos, size.image_size)
     order = np.random.default_rng(0).permutation(len(faces.pixels))[HELD_OUT:]
-    tokenizer = build_tokenizer(options.out / "tokenizer")
     text_source = options.text_from or options.init
+    # A tokenizer is not built twice alike: a text encoder only understands the one it was trained with.
+    if text_source:
+        tokenizer = CLIPTokenizer.from_pretrained(text_source / "tokenizer")
+    else:
+        tokenizer = build_tokenizer(options.out / "tokenizer")
     unet, text_encoder = build_denoiser(size), build_text_encoder(size, tokenizer)
     if options.init:
         unet = UNet2DConditionModel.from_pretrained(options.init, subfolder="unet", torch_dtype=torch.float32)

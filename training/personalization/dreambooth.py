@@ -14,6 +14,7 @@ from torch import Tensor
 
 from training.personalization.config import PersonalizationConfig
 from training.personalization.pipeline import TextToImage
+from training.personalization.schedule import learning_rate_factor
 
 WEIGHT_DECAY = 1e-2
 GRADIENT_CLIP = 1.0
@@ -41,16 +42,17 @@ def dreambooth(
         *personal.text_encoder.requires_grad_(True).parameters(),
     ]
     personal.unet.train()
-    optimiser = torch.optim.AdamW(trainable, lr=config.learning_rate, weight_decay=WEIGHT_DECAY)
+    optimiser = torch.optim.AdamW(trainable, lr=config.learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
     generator = torch.Generator().manual_seed(config.seed)
     latents, prior = personal.encode(photos), personal.encode(class_images) if len(class_images) else None
     person, people = personal.token_ids([config.prompt]), personal.token_ids([config.class_prompt])  # (1, L)
     for step in range(config.steps):
+        optimiser.param_groups[0]["lr"] = config.learning_rate * learning_rate_factor(step, config.steps)
         chosen = turns(latents, config.batch, generator)  # (B, C, h, w)
         states = personal.states(person).expand(len(chosen), -1, -1)  # (B, L, E)
         loss = personal.denoising_loss(chosen, states, generator)
         if prior is not None and config.prior_weight:
-            kept = turns(prior, config.batch, generator)  # (B, C, h, w)
+            kept = turns(prior, config.prior_batch, generator)  # (B, C, h, w)
             states = personal.states(people).expand(len(kept), -1, -1)  # (B, L, E)
             loss = loss + config.prior_weight * personal.denoising_loss(kept, states, generator)
         optimiser.zero_grad(set_to_none=True)

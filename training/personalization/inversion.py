@@ -16,6 +16,7 @@ from training.personalization.config import PersonalizationConfig
 from training.personalization.dreambooth import GRADIENT_CLIP, WEIGHT_DECAY, turns
 from training.personalization.new_token import add_token
 from training.personalization.pipeline import TextToImage
+from training.personalization.schedule import learning_rate_factor
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 
@@ -43,10 +44,13 @@ def invert(
         groups.append({"params": low_rank, "lr": config.learning_rate, "weight_decay": WEIGHT_DECAY})
     trained = [parameter for group in groups for parameter in group["params"]]
     optimiser = torch.optim.AdamW(groups)
+    highest = [group["lr"] for group in groups]
     generator = torch.Generator().manual_seed(config.seed)
     latents = personal.encode(photos)  # (N, C, h, w)
     ids = personal.token_ids([config.prompt])  # (1, L)
     for step in range(config.steps):
+        for group, rate in zip(optimiser.param_groups, highest, strict=True):
+            group["lr"] = rate * learning_rate_factor(step, config.steps)
         chosen = turns(latents, config.batch, generator)  # (B, C, h, w)
         states = personal.states(ids).expand(len(chosen), -1, -1)  # (B, L, E)
         loss = personal.denoising_loss(chosen, states, generator)
