@@ -1,22 +1,21 @@
 """A defender, trained by Adv-SDS and regression on a configured list of drops, and registered as a candidate."""
 
-import base64
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from dagster import AssetExecutionContext, MaterializeResult, MetadataValue, asset
+from dagster import AssetExecutionContext, MaterializeResult, asset
 
 from assets.drop_plan import state_url
+from assets.inline_pictures import inline_picture
 from assets.operations import GPU_POOL, RETRIES, TRAINING_OWNERS, mistakes_are_final
 from assets.report_pictures import losses_picture
 from assets.teacher_perturbations import teacher_cache, teacher_perturbations, teacher_selection
 from assets.training_config import DefenderRunConfig, frozen_models
 from assets.training_photos import training_squares
-from assets.training_tasks import FINISHED, PHOTOS, TrainingTask, models_to_json, train
+from assets.training_tasks import FINISHED, PHOTOS, SAMPLES, TrainingTask, models_to_json, train
 from resources.dask_cluster import DaskCluster
 from resources.dask_workers import Workers
 from resources.places import Places
@@ -79,19 +78,22 @@ def train_on(workers: Workers, config: DefenderRunConfig, places: Places) -> dic
         config.name,
         ",".join(config.drops),
         json.dumps({"location": initial.location, "config": initial.config}) if initial else "",
+        config.sample_sheet,
     )
     found = train(task) if not trained else None
     for done in workers.run(train, [task] if trained else [], prefix="train", expected=1, gpu=True):
         if done.result is None:
             raise RuntimeError("the worker died while it trained: run again to go on from the last checkpoint")
         found = done.result
+    sheet = storage.read_bytes(SAMPLES) if config.sample_sheet and storage.exists(SAMPLES) else None
+    losses = losses_picture(places.registry().resolve(str(found)).config["training"]["losses"], "png")
     return {
         "digest": str(found),
         "trained in this run": trained,
         "photos": len(arrays["pixels"]),
         "perturbations": len(arrays["teacher"]),
-        "loss": MetadataValue.md(loss_curve(places.registry().resolve(str(found)).config["training"]["losses"])),
-    }
+        "loss": inline_picture("losses", losses, "png"),
+    } | ({"samples": inline_picture("clean, protected, amplified change", sheet, "jpeg")} if sheet else {})
 
 
 def training_arrays(config: DefenderRunConfig, places: Places, *, with_teacher: bool) -> dict[str, np.ndarray]:
@@ -119,9 +121,3 @@ def training_arrays(config: DefenderRunConfig, places: Places, *, with_teacher: 
         "teacher": np.stack(perturbations) if perturbations else np.zeros((0, side, side, 3), np.int8),
         "teacher_budget": np.array(config.budget_levels if perturbations else 0),
     }
-
-
-def loss_curve(losses: Mapping[str, Sequence[float]]) -> str:
-    """The losses by step, as a picture in Markdown."""
-    picture = base64.b64encode(losses_picture(losses, "png")).decode()
-    return f"![losses](data:image/png;base64,{picture})"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 
-from assets.training_tasks import PHOTOS, STATE
+from assets.training_tasks import PHOTOS, SAMPLES, STATE
 from resources.storage import Storage
 from training.teachers.units import Unit
 
@@ -23,7 +23,9 @@ def forget_training(home: str, drop: str) -> int:
     caches = Storage(home).child("perturbations")
     deleted = sum(_forget_in_cache(caches.child(name), drop) for name in _folders(caches))
     runs = Storage(home).child("training")
-    return deleted + sum(_delete(runs, f"{name}/{file}") for name in _folders(runs) for file in (PHOTOS, STATE))
+    return deleted + sum(
+        _delete(runs, f"{name}/{file}") for name in _folders(runs) for file in (PHOTOS, STATE, SAMPLES)
+    )
 
 
 def _forget_in_cache(cache: Storage, drop: str) -> int:

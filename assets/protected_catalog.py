@@ -1,13 +1,11 @@
 """Every photo of the drop: protected, skipped or quarantined with a reason; one commit a drop."""
 
-import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from dagster import (
     AssetSpec,
-    MarkdownMetadataValue,
     MetadataValue,
     TableColumn,
     TableMetadataValue,
@@ -22,6 +20,7 @@ from assets.drop_events import Made
 from assets.drop_plan import DropCatalog, plan_shards, read_current
 from assets.drop_report import QUALITY
 from assets.drop_run import DropSummary, ProtectionRequest, run_drop
+from assets.inline_pictures import inline_picture
 from assets.operations import PROTECTION_OWNERS
 from assets.partitions import drops
 from assets.photo_catalog import PHOTO_CATALOG, catalog_version, report_link
@@ -224,9 +223,4 @@ def _pictures(verified: Verified, places: Places, drop: str) -> dict[str, Any]:
         data = places.reports(drop).read_bytes(QUALITY)
     else:
         return {}
-    return {"look": picture("look", data, "png")}
-
-
-def picture(title: str, data: bytes, kind: str) -> MarkdownMetadataValue:
-    """A picture that the UI shows without a server of its own."""
-    return MetadataValue.md(f"![{title}](data:image/{kind};base64,{base64.b64encode(data).decode()})")
+    return {"look": inline_picture("look", data, "png")}

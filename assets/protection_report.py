@@ -7,10 +7,11 @@ from assets.checks import PROTECTED_CATALOG
 from assets.drop_events import Made
 from assets.drop_plan import read_current, state_url
 from assets.drop_report import EFFECT, QUALITY, REPORT_EPOCH, SHEET, DropReport, ReportRequest, report_drop
+from assets.inline_pictures import inline_picture
 from assets.operations import PROTECTION_OWNERS
 from assets.partitions import drops
 from assets.photo_catalog import report_link
-from assets.protected_catalog import picture, quarantine_table
+from assets.protected_catalog import quarantine_table
 from assets.training_config import frozen_models
 from resources.commits import ProtectedTable
 from resources.dask_workers import Workers
@@ -111,5 +112,5 @@ def _metadata(report: DropReport, folder: Storage) -> dict[str, object]:
         metadata[f"diffusion loss of {effect['model']}"] = text
     for title, name, kind in PICTURES:
         if folder.exists(name):
-            metadata[title] = picture(title, folder.read_bytes(name), kind)
+            metadata[title] = inline_picture(title, folder.read_bytes(name), kind)
     return metadata

@@ -44,6 +44,9 @@ class DefenderRunConfig(TeacherRunConfig):
     recipe: str = Field(default="faces_64", description="A function of training/recipes.py.")
     training_steps: int | None = Field(default=None, description="Optimiser steps; empty takes the recipe's.")
     initial: str = Field(default="", description="A defender to start from: alias or digest; empty starts afresh.")
+    sample_sheet: int = Field(
+        default=0, ge=0, description="Photos shown protected once it is trained; 0: none, since they show people."
+    )
     name: str = Field(default="candidate", description="Name of the defender.")
 
 

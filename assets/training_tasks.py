@@ -12,12 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from assets.photo_pairs import PhotoPair
+from assets.report_pictures import contact_sheet, jpeg
 from resources.defender_registry import DefenderRegistry, fetch_defender
 from resources.diffusion_sources import DiffusionSource
 from resources.storage import Storage
 
 # In a run's folder; the first two until it is finished, the last afterwards.
 PHOTOS, STATE, FINISHED = "photos.npz", "state.pt", "defender.json"
+SAMPLES = "samples.jpg"  # in a run's folder where it was asked for: it shows people
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class TrainingTask:
         name: of the defender.
         drops: comma-separated, for the card.
         initial_json: location and config.json of the defender to start from; empty starts afresh.
+        shown: photos on the sample sheet.
     """
 
     folder: str
@@ -41,6 +45,7 @@ class TrainingTask:
     name: str
     drops: str
     initial_json: str = ""
+    shown: int = 0
 
 
 def train(task: TrainingTask) -> str:
@@ -96,10 +101,24 @@ def train(task: TrainingTask) -> str:
         digest = save_defender(run / "defender", defender, card)
         DefenderRegistry(task.home, run).register(run / "defender")
         store_board(storage, run)
+        if task.shown:
+            storage.write_bytes(SAMPLES, sample_sheet(defender, photos.pixels[: task.shown], config.budget_default))
     storage.write_bytes(FINISHED, json.dumps({"digest": digest}).encode())
     storage.discard(STATE)
     storage.discard(PHOTOS)  # squares of people: kept no longer than they are needed
     return digest
+
+
+def sample_sheet(defender: Any, pixels: NDArray[np.uint8], budget_levels: int) -> bytes:
+    """Draws (B, S, S, 3) photos as they are, protected, and the amplified change; a JPEG, twice as large."""
+    from training.evaluation.defended import perturb_squares
+
+    changes = perturb_squares(defender, pixels, budget_levels)
+    pairs = [
+        PhotoPair(str(i), clean, (clean + change).astype(np.uint8))
+        for i, (clean, change) in enumerate(zip(pixels, changes, strict=True))
+    ]
+    return jpeg(contact_sheet(pairs, budget_levels).repeat(2, axis=0).repeat(2, axis=1))
 
 
 def fetch_checkpoint(storage: Storage, run: Path) -> None:

@@ -25,9 +25,9 @@ from PIL import Image, ImageDraw
 
 from models.defender import SIZES, Defender
 from models.frozen_diffusion import FrozenDiffusion, load_frozen_diffusion
-from training.batches import pixels_to_signed
 from training.config import TrainingConfig
 from training.embedded.faces import load_faces
+from training.evaluation.defended import perturb_squares
 from training.evaluation.protection_effect import protection_effect
 from training.evaluation.statistics import bootstrap_mean
 from training.personalization.pipeline import draw as sample
@@ -82,14 +82,6 @@ def grid_share(perturbation: NDArray[np.floating], patch: int) -> float:
     return float(np.square(common).mean() / np.square(centred).mean())
 
 
-@torch.no_grad()
-def perturb(defender: Defender, pixels: NDArray[np.uint8], budget: int) -> NDArray[np.int16]:
-    """Returns the (B, S, S, 3) change in levels that is left after adding and clipping."""
-    levels = defender(pixels_to_signed(pixels), torch.full((len(pixels),), float(budget)))  # (B, 3, S, S)
-    wanted = levels.round().permute(0, 2, 3, 1).numpy().astype(np.int16)
-    return np.clip(pixels + wanted, 0, 255).astype(np.int16) - pixels
-
-
 def precompute(pixels: NDArray[np.uint8], model: FrozenDiffusion, count: int, folder: Path, steps: int) -> PhotoSet:
     """The photos, with AdvDM perturbations of 8 levels for at most `count` of the seeded tenth; kept in the folder."""
     teacher = TeacherConfig(method="advdm", budget_levels=8, steps=steps)
@@ -122,10 +114,10 @@ def judge(
     held: NDArray[np.uint8],
 ) -> SweepResult:
     """Measures one defender at its default budget."""
-    change = perturb(defender, held, config.budget_default)
+    change = perturb_squares(defender, held, config.budget_default)
     samples = protection_effect(model, held, (held + change).astype(np.uint8), seed=991)
     rise = bootstrap_mean(samples.protected - samples.clean)
-    near = perturb(defender, photos.pixels[photos.teacher_index], photos.teacher_budget).ravel().astype(float)
+    near = perturb_squares(defender, photos.pixels[photos.teacher_index], photos.teacher_budget).ravel().astype(float)
     teacher = photos.teacher.ravel().astype(float)
     return SweepResult(
         name=name,
@@ -216,7 +208,7 @@ def main() -> None:
         models = [model] if config.adv_sds_weight else []
         defender = train_defender(config, photos, models, options.out / name.replace(" ", "-"), on_step=progress(name))
         results.append(judge(name, config, defender, model, photos, held))
-        perturbations[name] = perturb(defender, shown, config.budget_default)
+        perturbations[name] = perturb_squares(defender, shown, config.budget_default)
     (options.out / "results.jsonl").write_text("".join(json.dumps(asdict(result)) + "\n" for result in results))
     draw(shown, perturbations, options.out / "sweep.png")
     print("\n| run | added diffusion loss | equal noise | PSNR dB | grid share | cosine to teacher |")

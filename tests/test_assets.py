@@ -272,7 +272,7 @@ def test_the_whole_chain_trains_a_defender_and_protects_with_it(
     """Photos -> teacher -> defender -> ONNX -> protected, and a second time nothing is computed again."""
     instance.add_dynamic_partitions(DROPS, ["monday"])
     teacher = {"models": [str(folder) for folder in pipelines.values()], "share": 1.0, "steps": 2}
-    training = {**teacher, "drops": ["monday"], "recipe": "demo", "training_steps": 3}
+    training = {**teacher, "drops": ["monday"], "recipe": "demo", "training_steps": 3, "sample_sheet": 2}
     config = {
         "teacher_perturbations": {"config": teacher},
         "defender": {"config": training},
@@ -294,6 +294,7 @@ def test_the_whole_chain_trains_a_defender_and_protects_with_it(
             if partition is None:
                 (event,) = result.asset_materializations_for_node("defender")
                 assert "data:image/png;base64," in str(event.metadata["loss"].value)
+                assert "data:image/jpeg;base64," in str(event.metadata["samples"].value)
                 digests.append((event.metadata["digest"].value, event.metadata["trained in this run"].value))
         assert run(instance, places, "monday", assets=["protected_catalog"], budget_levels=8).success
     assert digests[0][0] == digests[1][0]
