@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 PIP_TORCH := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
 
-.PHONY: install demo test test-all check dev bench
+.PHONY: install demo test test-all check dev bench study study-full
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -35,6 +35,18 @@ check: install
 
 dev: install
 	$(BIN)/python -m dagster_project.demo.dev
+
+# PHOTOS is a Parquet file of people; PEOPLE how many of them are attacked; OUT the study's folder, kept local.
+PHOTOS ?=
+PEOPLE ?= 8
+OUT ?= study
+STUDY = $(BIN)/python -m dagster_project.study --photos "$(PHOTOS)" --people $(PEOPLE) --out "$(OUT)"
+
+study: install
+	$(STUDY)
+
+study-full: install
+	$(STUDY) --full
 
 bench: install
 	$(BIN)/python -m benchmarks.throughput

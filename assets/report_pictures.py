@@ -67,7 +67,7 @@ def quality_picture(measures: Mapping[str, NDArray[np.float32]], kind: PictureFo
         kind: "svg" or "png".
     """
     # Finding a layout takes as long as all of the drawing, and every drop is drawn.
-    figure, axes = _figure(1, len(MEASURES), (8, 2.4), layout=None)
+    figure, axes = figure_of(1, len(MEASURES), (8, 2.4), layout=None)
     figure.subplots_adjust(left=0.07, right=0.98, bottom=0.23, top=0.96, wspace=0.18)
     for axis, (name, label) in zip(axes.flat, MEASURES.items(), strict=True):
         values = measures[name]
@@ -76,12 +76,12 @@ def quality_picture(measures: Mapping[str, NDArray[np.float32]], kind: PictureFo
         axis.set_xlabel(f"{label} (line: median {np.median(values):.3g})")
         axis.set_ylabel("photos")
         axis.yaxis.get_major_locator().set_params(integer=True)
-    return _drawn(figure, kind)
+    return drawn(figure, kind)
 
 
 def effect_picture(effects: Sequence[ModelEffect], kind: PictureFormat) -> bytes:
     """Draws, for each model, the raise of the diffusion loss by protection and by noise of equal norm."""
-    figure, axes = _figure(1, 1, (8, 0.7 + 0.85 * len(effects)))
+    figure, axes = figure_of(1, 1, (8, 0.7 + 0.85 * len(effects)))
     axis = axes.flat[0]
     labels, position = [], 0
     for effect in effects:
@@ -98,7 +98,7 @@ def effect_picture(effects: Sequence[ModelEffect], kind: PictureFormat) -> bytes
     axis.set_yticks(range(position), labels)
     axis.invert_yaxis()
     axis.set_xlabel("change of the diffusion loss, mean and 95 % interval over photos")
-    return _drawn(figure, kind)
+    return drawn(figure, kind)
 
 
 def losses_picture(losses: Mapping[str, Sequence[float]], kind: PictureFormat) -> bytes:
@@ -108,7 +108,7 @@ def losses_picture(losses: Mapping[str, Sequence[float]], kind: PictureFormat) -
         losses: as `training.run_log.summarise_losses` returns them and a defender's card keeps them.
         kind: "svg" or "png".
     """
-    figure, axes = _figure(1, 1, (8, 2.6))
+    figure, axes = figure_of(1, 1, (8, 2.6))
     axis = axes.flat[0]
     for name, label, colour in (("adv_sds", "Adv-SDS", ACCENT), ("regression", "regression to the teacher", WARM)):
         if any(losses[name]):
@@ -117,12 +117,13 @@ def losses_picture(losses: Mapping[str, Sequence[float]], kind: PictureFormat) -
     axis.set_xlabel("training step")
     axis.set_ylabel("weighted loss")
     axis.legend(frameon=False, fontsize=9)
-    return _drawn(figure, kind)
+    return drawn(figure, kind)
 
 
-def _figure(
+def figure_of(
     rows: int, columns: int, size: tuple[float, float], layout: Literal["constrained"] | None = "constrained"
 ) -> Any:
+    """Returns a figure and its (rows, columns) axes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout=layout)
@@ -133,7 +134,8 @@ def _figure(
     return figure, axes
 
 
-def _drawn(figure: Any, kind: PictureFormat) -> bytes:
+def drawn(figure: Any, kind: PictureFormat) -> bytes:
+    """Returns a figure as a file."""
     import matplotlib as mpl
 
     buffer = io.BytesIO()

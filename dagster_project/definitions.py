@@ -8,13 +8,21 @@ from dagster import AssetsDefinition, AssetSpec, Definitions, FreshnessPolicy, d
 from assets.defender import defender
 from assets.defender_onnx import defender_onnx
 from assets.drop_chain import drop_chain
+from assets.personalization_study import personalization_study
 from assets.protection_inputs import protection_inputs
 from assets.teacher_perturbations import teacher_perturbations
 from dagster_project.automation import outdated_schedule, sensors
 from dagster_project.deployments import deployment
 from dagster_project.jobs import JOBS
 
-ASSETS: list[AssetsDefinition] = [protection_inputs, drop_chain, teacher_perturbations, defender, defender_onnx]
+ASSETS: list[AssetsDefinition] = [
+    protection_inputs,
+    drop_chain,
+    teacher_perturbations,
+    defender,
+    defender_onnx,
+    personalization_study,
+]
 ARRIVING = ("photo_catalog", "protected_catalog")  # what is late when no drop arrives any more
 
 

@@ -25,4 +25,9 @@ observe_inputs = define_asset_job(
     executor_def=in_process_executor,
     description="Looks which defender is promoted and which policy holds; drops made with others are stale then.",
 )
-JOBS = [protect_drop, train_defender, observe_inputs]
+study = define_asset_job(
+    "study",
+    selection=["personalization_study"],
+    description="Attacks people with and without protection and reports what was learned of them, with intervals.",
+)
+JOBS = [protect_drop, train_defender, observe_inputs, study]

@@ -164,7 +164,8 @@ def _optimise(
     seen = _accumulate_gradients(accelerator, network, models, batch, config, step)  # (3,)
     seen = accelerator.reduce(seen, "mean") if accelerator.num_processes > 1 else seen
     norm = float(accelerator.clip_grad_norm_(network.parameters(), config.gradient_clip))
-    result = StepResult(*seen.tolist(), gradient_norm=norm)
+    adv_sds, regression, displacement = seen.tolist()
+    result = StepResult(adv_sds, regression, displacement, norm)
     _check_loss(result, state, config)
     optimiser.step()
     state.update_average(config.ema_decay)

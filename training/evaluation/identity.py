@@ -21,10 +21,22 @@ DETECTION_SIDE = 256  # pixels; smaller pictures are enlarged before a face is l
 EMBEDDING = 128
 
 
+@dataclass(frozen=True)
+class Face:
+    """Where a face is: the centre and the width of its square, in pixels."""
+
+    x: float
+    y: float
+    width: float
+
+
 class FaceEmbedder(Protocol):
     """Anything that finds the largest face of a picture and describes it."""
 
     name: str
+
+    def face(self, pixels: NDArray[np.uint8]) -> Face | None:
+        """Returns the largest face of (H, W, 3) uint8 pixels, or None."""
 
     def embed(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64] | None:
         """Returns a face embedding of (H, W, 3) uint8 pixels, or None if there is no face."""
@@ -53,6 +65,14 @@ class DlibEmbedder:
             return None
         face = max(faces, key=lambda box: box.area())
         return np.asarray(self._network.compute_face_descriptor(picture, self._landmarks(picture, face)))
+
+    def face(self, pixels: NDArray[np.uint8]) -> Face | None:
+        """Returns the largest face, as it is detected at the photo's own size."""
+        faces = self._detector(np.ascontiguousarray(pixels), 0)
+        if not faces:
+            return None
+        box = max(faces, key=lambda found: found.area())
+        return Face((box.left() + box.right()) / 2, (box.top() + box.bottom()) / 2, box.width())
 
 
 @cache
@@ -96,7 +116,11 @@ class IdentitySpace:
 
     def embed(self, pictures: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float64] | None]:
         """Returns a centred unit embedding a picture, or None where there is no face."""
-        return [None if found is None else _unit(found - self.centre) for found in map(self.embedder.embed, pictures)]
+        return self.centred([self.embedder.embed(picture) for picture in pictures])
+
+    def centred(self, found: Sequence[NDArray[np.float64] | None]) -> list[NDArray[np.float64] | None]:
+        """Returns the centred unit embeddings of raw ones."""
+        return [None if embedding is None else _unit(embedding - self.centre) for embedding in found]
 
     def person(self, photos: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
         """Returns the unit mean of a person's photos.
@@ -104,16 +128,23 @@ class IdentitySpace:
         Raises:
             ValueError: if no photo shows a face.
         """
-        found = [embedding for embedding in self.embed(photos) if embedding is not None]
-        if not found:
-            raise ValueError(f"no face was found on any of {len(photos)} photos of a person: leave that person out")
-        return _unit(np.mean(found, axis=0))
+        return self.person_of([self.embedder.embed(photo) for photo in photos])
+
+    def person_of(self, found: Sequence[NDArray[np.float64] | None]) -> NDArray[np.float64]:
+        """Returns the same from the raw embeddings of the photos."""
+        faces = [embedding for embedding in self.centred(found) if embedding is not None]
+        if not faces:
+            raise ValueError(f"no face was found on any of {len(found)} photos of a person: leave that person out")
+        return _unit(np.mean(faces, axis=0))
 
     def similarity(self, pictures: Sequence[NDArray[np.uint8]], person: NDArray[np.float64]) -> Similarity:
         """Compares pictures with a person."""
-        found = self.embed(pictures)
-        cosines = [self.strangers if embedding is None else float(embedding @ person) for embedding in found]
-        return Similarity(float(np.mean(cosines)), sum(embedding is None for embedding in found) / len(found))
+        return self.similarity_of([self.embedder.embed(picture) for picture in pictures], person)
+
+    def similarity_of(self, found: Sequence[NDArray[np.float64] | None], person: NDArray[np.float64]) -> Similarity:
+        """Compares the raw embeddings of pictures with a person."""
+        cosines = [self.strangers if face is None else float(face @ person) for face in self.centred(found)]
+        return Similarity(float(np.mean(cosines)), sum(face is None for face in found) / len(found))
 
 
 def identity_space(embedder: FaceEmbedder, people: Sequence[Sequence[NDArray[np.uint8]]]) -> IdentitySpace:
@@ -126,7 +157,12 @@ def identity_space(embedder: FaceEmbedder, people: Sequence[Sequence[NDArray[np.
     Raises:
         ValueError: if fewer than two people have a photo with a face.
     """
-    found = [[e for e in map(embedder.embed, photos) if e is not None] for photos in people]
+    return identity_space_of(embedder, [[embedder.embed(photo) for photo in photos] for photos in people])
+
+
+def identity_space_of(embedder: FaceEmbedder, people: Sequence[Sequence[NDArray[np.float64] | None]]) -> IdentitySpace:
+    """Builds the space from the raw embeddings of the photos of the development identities."""
+    found = [[embedding for embedding in embeddings if embedding is not None] for embeddings in people]
     found = [embeddings for embeddings in found if embeddings]
     if len(found) < 2:
         raise ValueError("an identity space needs photos with faces of at least two people")

@@ -28,6 +28,29 @@ class Interval:
         return f"{self.mean:.4f} [{self.low:.4f}, {self.high:.4f}]"
 
 
+def bootstrap_ratio(
+    numerators: NDArray[np.floating],
+    denominators: NDArray[np.floating],
+    *,
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Interval:
+    """Returns the ratio of the means of two paired (N,) samples and its interval.
+
+    Raises:
+        ValueError: if there are fewer than two values, or not as many of both.
+    """
+    if numerators.shape != denominators.shape or numerators.ndim != 1 or len(numerators) < 2:
+        raise ValueError("a ratio's interval needs two samples of the same two or more things")
+    random = np.random.default_rng(seed)
+    drawn = random.integers(0, len(numerators), (resamples, len(numerators)))
+    ratios = numerators[drawn].mean(axis=1) / denominators[drawn].mean(axis=1)
+    tail = 50 * (1 - confidence)
+    low, high = np.percentile(ratios, [tail, 100 - tail])
+    return Interval(float(numerators.mean() / denominators.mean()), float(low), float(high), len(numerators))
+
+
 def bootstrap_mean(
     values: NDArray[np.floating], *, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> Interval:

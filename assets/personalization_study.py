@@ -1,0 +1,74 @@
+"""The attacker's side: people are taught to diffusion models from clean and from protected photos, and compared."""
+
+import base64
+from pathlib import Path
+
+from dagster import AssetExecutionContext, Config, MaterializeResult, MetadataValue, asset
+from pydantic import Field
+
+from assets.operations import GPU_POOL, RETRIES, TRAINING_OWNERS, mistakes_are_final
+from assets.study_page import aims, label
+from assets.study_pictures import cells_picture
+from assets.study_run import PAGE, StudyRequest, run_study
+from resources.dask_cluster import DaskCluster
+from resources.places import Places
+from resources.storage import Storage
+
+
+class StudyConfig(Config):
+    """Who is attacked, and how far the study goes."""
+
+    photos: str = Field(
+        description="Parquet file of people that workers can read, with `image` and an identity column."
+    )
+    column: str = Field(default="identity", description="The column that tells people apart.")
+    defender: str = Field(default="default", description="Alias, digest or path of the defender that is judged.")
+    full: bool = Field(
+        default=False, description="Every budget, teacher and robustness factor: hours instead of minutes."
+    )
+    people: int = Field(default=8, description="People that are attacked; those before them centre the embeddings.")
+    contact_sheet: bool = Field(default=False, description="Show the people on the page.")
+    seed: int = Field(default=0, description="Of every draw.")
+
+
+@asset(
+    group_name="evaluation",
+    kinds={"html", "dask", "torch"},
+    owners=TRAINING_OWNERS,
+    pool=GPU_POOL,
+    retry_policy=RETRIES,
+    description=__doc__,
+)
+def personalization_study(
+    context: AssetExecutionContext, config: StudyConfig, places: Places, dask: DaskCluster
+) -> MaterializeResult:  # type: ignore[type-arg]
+    """Runs the units that are missing, on GPU workers if there are any, and makes the page."""
+    folder = Storage(places.home).child("studies", Path(config.photos).stem)
+    with mistakes_are_final(), dask.connect() as workers:
+        request = StudyRequest(
+            photos=config.photos,
+            folder=folder.url,
+            models={name: str(Path(places.weights) / name) for name in ("embedded-64", "embedded-64-v")},
+            defenders={"RID": places.registry().resolve(config.defender).location},
+            column=config.column,
+            full=config.full,
+            people=config.people,
+            seed=config.seed,
+            contact_sheet=config.contact_sheet,
+            command="asset personalization_study",
+        )
+        summary = run_study(request, workers, lambda done, total, *_: context.log.info(f"{done} of {total} units"))
+    plot = base64.b64encode(
+        cells_picture([(label(row), row.ism, row.cell.kind) for row in summary.cells], "png")
+    ).decode()
+    return MaterializeResult(
+        metadata={
+            "page": MetadataValue.url(folder.uri(PAGE)),
+            "void": summary.void,
+            "people": len(summary.people),
+            "aims": MetadataValue.md(
+                "\n".join(f"- {'met' if aim.met else '**missed**'}: {aim.text}: {aim.reached}" for aim in aims(summary))
+            ),
+            "similarity": MetadataValue.md(f"![similarity](data:image/png;base64,{plot})"),
+        }
+    )

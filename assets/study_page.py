@@ -1,0 +1,114 @@
+"""A study as one HTML page without external resources: verdict, tables, plot, and pictures only if asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from assets.study_pictures import cells_picture
+
+if TYPE_CHECKING:
+    from training.evaluation.study_summary import CellSummary, StudySummary
+
+NOISE_SHARE, EFFECT_SHARE, TEACHER_SHARE = 0.2, 0.6, 0.95  # what is aimed for
+
+
+@dataclass(frozen=True)
+class StudyPage:
+    """What a page shows.
+
+    Attributes:
+        summary: the table.
+        figures: everything else that was recorded.
+        strips: PNG strips in base64 by cell key and person; none leaves the contact sheet out.
+    """
+
+    summary: StudySummary
+    figures: Mapping[str, Any]
+    strips: Mapping[tuple[str, str], str] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Aim:
+    """One aim: what was reached, and whether that is enough."""
+
+    text: str
+    reached: str
+    met: bool
+
+
+def label(row: CellSummary) -> str:
+    """How a cell is called in tables and plots."""
+    from training.evaluation.study_cells import CLEAN, NOISE, UNTRAINED
+
+    cell = row.cell
+    kinds = {UNTRAINED: "before personalisation", CLEAN: "clean photos", NOISE: "noise of equal norm"}
+    parts = [kinds.get(cell.kind, cell.name)]
+    if cell.budget:
+        parts.append(f"±{cell.budget}")
+    if cell.transform:
+        parts.append(f"then {cell.transform}")
+    if cell.share != 1:
+        parts.append(f"{cell.share:.0%} of the photos")
+    if cell.recipe != "dreambooth_64":
+        parts.append(cell.recipe.removesuffix("_64").replace("_", " "))
+    return " ".join([*parts, f"on {cell.model}" if cell.model != "embedded-64" else ""]).strip()
+
+
+def aims(summary: StudySummary) -> list[Aim]:
+    """Compares the base cells with what is aimed for; of a void study only the first is said."""
+    from training.evaluation.study_cells import DEFENDER, NOISE, TEACHER
+
+    clean = next(row for row in summary.cells if row.gain)
+    found = [Aim("personalisation on clean photos learns the identity", f"gain {clean.gain}", not summary.void)]
+    if summary.void:
+        return found
+    base = next(row for row in summary.cells if row.cell.kind == DEFENDER)
+    assert base.effect and base.of_gain and clean.gain
+    found.append(
+        Aim(f"effect at least {EFFECT_SHARE:.0%} of the gain", str(base.of_gain), base.of_gain.mean >= EFFECT_SHARE)
+    )
+    same = [row for row in summary.cells if row.cell.budget == base.cell.budget and row.effect]
+    for row in same:
+        if row.cell.kind == NOISE and row.effect and base.effect.mean > 0:
+            share = row.effect.mean / base.effect.mean
+            text = f"noise of equal norm at most {NOISE_SHARE:.0%} of its effect"
+            found.append(Aim(text, f"{share:.0%}: {row.effect} to {base.effect}", share <= NOISE_SHARE))
+    teachers = [row for row in same if row.cell.kind == TEACHER and row.effect]
+    if teachers:
+        best = max(teachers, key=lambda row: row.effect.mean if row.effect else 0.0)
+        assert best.effect
+        share = base.effect.mean / best.effect.mean if best.effect.mean > 0 else float("inf")
+        text = f"effect at least {TEACHER_SHARE:.0%} of the best teacher's"
+        found.append(Aim(text, f"{share:.0%} of {best.cell.name}'s {best.effect}", share >= TEACHER_SHARE))
+        if base.protecting_seconds:
+            times = best.protecting_seconds / base.protecting_seconds
+            found.append(
+                Aim("one pass instead of an optimisation", f"{times:.0f} times faster than {best.cell.name}", True)
+            )
+    return found
+
+
+def render_study(page: StudyPage) -> bytes:
+    """Returns the page in UTF-8."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("assets", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    rows = page.summary.cells
+    text: str = environment.get_template("study.html.jinja").render(
+        page=page,
+        figures=page.figures,
+        rows=rows,
+        label=label,
+        aims=aims(page.summary),
+        plot=Markup(cells_picture([(label(row), row.ism, row.cell.kind) for row in rows], "svg").decode()),
+    )
+    return text.encode()

@@ -1,0 +1,140 @@
+"""Runs a study on workers, unit by unit, and makes its page. What is done already is found and not done again."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from assets.study_page import StudyPage, render_study
+from assets.study_tasks import StudyDone, StudyTask, run_study_task
+from resources.dask_workers import Workers, cores
+from resources.storage import Storage
+
+if TYPE_CHECKING:
+    from training.evaluation.study_summary import StudySummary
+
+PAGE, FIGURES = "index.html", "study.json"
+BASE_TEACHERS = ("encoder", "advdm")
+FULL_TEACHERS = ("encoder", "advdm", "mist", "sds_minus", "sds_plus", "fsmg", "aspl", "simac", "metacloak")
+SHOWN = ("column", "full", "learned", "drawn", "seed")  # settings on the page; paths are not
+OnUnit = Callable[[int, int, StudyTask, StudyDone], None]
+
+
+@dataclass(frozen=True)
+class StudyRequest:
+    """Which study.
+
+    Attributes:
+        photos: Parquet file with a column of identities and at least two photos more of each than are learned.
+        folder: where units and the page go.
+        models: folders by name; the first is what the defender was trained against.
+        defenders: folders by name; the first is the one that is judged.
+        column: the identity column.
+        full: every robustness factor instead of the base cells.
+        development: people, in the order of names, that centre the embeddings; the first half if None.
+        people: people after those that are studied, at most.
+        learned: photos that the attacker has of each.
+        drawn: pictures drawn of each.
+        seed: of every draw.
+        contact_sheet: puts pictures of the people on the page, which then has to stay where it is made.
+        command: what the page says made it.
+    """
+
+    photos: str
+    folder: str
+    models: dict[str, str] = field(hash=False)
+    defenders: dict[str, str] = field(hash=False)
+    column: str = "identity"
+    full: bool = False
+    development: int | None = None
+    people: int = 8
+    learned: int = 8
+    drawn: int = 8
+    seed: int = 0
+    contact_sheet: bool = False
+    command: str = ""
+
+
+def run_study(request: StudyRequest, workers: Workers, on_unit: OnUnit = lambda *_: None) -> StudySummary:
+    """Runs what is missing, makes the page, writes the figures beside it, and returns the table.
+
+    Raises:
+        ValueError: if the file or the people do not make a study.
+        RuntimeError: if a worker died.
+    """
+    from training.evaluation.identity import dlib_embedder
+    from training.evaluation.people import list_people
+    from training.evaluation.study_cells import base_cells, full_cells
+    from training.evaluation.study_summary import space_of, summarise
+
+    everybody = list_people(Path(request.photos), request.column)
+    half = len(everybody) // 2 if request.development is None else request.development
+    development, studied = everybody[:half], everybody[half : half + request.people]
+    if min(len(development), len(studied)) < 2:
+        raise ValueError(f"{request.photos} has {len(everybody)} people: a study needs 2 to centre on and 2 to attack")
+    names, (first, *others) = tuple(request.defenders), tuple(request.models)
+    cells = (
+        full_cells(names, FULL_TEACHERS, first, tuple(others))
+        if request.full
+        else base_cells(names, BASE_TEACHERS, first)
+    )
+    tasks = [_task(request, "", person.name, person.rows) for person in development]
+    tasks += [
+        _task(request, json.dumps(asdict(cell)), person.name, person.rows) for person in studied for cell in cells
+    ]
+    began = datetime.now(UTC)
+    done = dict(_run(tasks, workers, on_unit))
+    storage = Storage(_units(request))
+    content = {task: json.loads(storage.read_bytes(one.file)) for task, one in done.items() if one.file}
+    space = space_of(dlib_embedder(), [content[task] for task in tasks[: len(development)]])
+    units = {(unit["cell"], unit["person"]): unit for task, unit in content.items() if task.cell_json}
+    summary = summarise(cells, units, space)
+    figures: dict[str, Any] = {
+        "made": began.strftime("%Y-%m-%d %H:%M UTC"),
+        "minutes": round((datetime.now(UTC) - began).total_seconds() / 60, 1),
+        "units made in this run": sum(one.made for one in done.values()),
+        "machine": f"{cores()} cores, {platform.machine()}, {platform.system()}",
+        "command": request.command,
+        "settings": {name: value for name, value in asdict(request).items() if name in SHOWN},
+        "development": [person.name for person in development],
+        "remarks": sorted({one.remark for one in done.values() if one.remark}),
+        "embedder": space.embedder.name,
+        "strangers": space.strangers,
+        "summary": asdict(summary) | {"cells": [asdict(row) | {"key": row.cell.key} for row in summary.cells]},
+    }
+    target = Storage(request.folder)
+    target.write_bytes(FIGURES, json.dumps(figures, indent=1).encode())
+    strips = {key: unit["strip"] for key, unit in units.items()} if request.contact_sheet else {}
+    target.write_bytes(PAGE, render_study(StudyPage(summary, figures, strips)))
+    return summary
+
+
+def _units(request: StudyRequest) -> str:
+    return Storage(request.folder).child("units").url
+
+
+def _task(request: StudyRequest, cell: str, person: str, rows: tuple[int, ...]) -> StudyTask:
+    settings = {
+        "photos": str(Path(request.photos).absolute()),
+        "column": request.column,
+        "models": request.models,
+        "defenders": request.defenders,
+        "learned": request.learned,
+        "drawn": request.drawn,
+        "seed": request.seed,
+    }
+    return StudyTask(json.dumps(settings), _units(request), cell, person, rows)
+
+
+def _run(tasks: list[StudyTask], workers: Workers, on_unit: OnUnit) -> Iterator[tuple[StudyTask, StudyDone]]:
+    completed = workers.run(run_study_task, tasks, prefix="study", expected=len(tasks), gpu=True)
+    for finished, one in enumerate(completed, start=1):
+        if one.result is None:
+            raise RuntimeError(f"the worker died while {one.task.person} was studied: run again to go on")
+        on_unit(finished, len(tasks), one.task, one.result)
+        yield one.task, one.result

@@ -1,0 +1,104 @@
+"""Runs a study on a Parquet file of people and says where its page is.
+
+    python -m dagster_project.study --photos people.parquet [--full] [--people 8] [--out study]
+
+A stopped study goes on where it was. Its folder shows the people of the file: keep it local.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dagster_project import exit_codes
+from dagster_project.settings import WEIGHTS
+
+if TYPE_CHECKING:
+    from assets.study_run import StudyRequest
+    from assets.study_tasks import StudyDone, StudyTask
+
+NEEDED = (
+    "a study needs photos of people: give a Parquet file with a column `image` (Hugging Face convention) and a column "
+    "`identity`, of at least 4 people with 10 photos each: make study PHOTOS=people.parquet"
+)
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", default="", help="Parquet file")
+    parser.add_argument("--column", default="identity", help="column that tells people apart")
+    parser.add_argument("--out", type=Path, default=Path("study"))
+    parser.add_argument("--full", action="store_true", help="every budget, teacher and robustness factor")
+    parser.add_argument("--people", type=int, default=8, help="people that are attacked")
+    parser.add_argument("--development", type=int, help="people before them that centre the embeddings; half of all")
+    parser.add_argument("--defender", action="append", metavar="NAME=FOLDER", help="the first is judged")
+    parser.add_argument("--contact-sheet", action="store_true", help="shows the people on the page")
+    parser.add_argument("--workers", type=int, help="processes; one a core")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args(arguments)
+
+
+def build_request(options: argparse.Namespace, command: str) -> StudyRequest:
+    """From a command line to a request.
+
+    Raises:
+        ValueError: if the file is not there.
+    """
+    from assets.study_run import StudyRequest
+
+    if not options.photos or not Path(options.photos).is_file():
+        raise ValueError(NEEDED if not options.photos else f"there is no file {options.photos}; {NEEDED}")
+    defenders = dict(item.split("=", 1) for item in options.defender or []) or {"RID": str(WEIGHTS / "default")}
+    return StudyRequest(
+        photos=options.photos,
+        folder=str(options.out.absolute()),
+        models={name: str(WEIGHTS / name) for name in ("embedded-64", "embedded-64-v")},
+        defenders=defenders,
+        column=options.column,
+        full=options.full,
+        development=options.development,
+        people=options.people,
+        seed=options.seed,
+        contact_sheet=options.contact_sheet,
+        command=command,
+    )
+
+
+def say(finished: int, total: int, task: StudyTask, done: StudyDone) -> None:
+    """One line a unit."""
+    import json
+
+    cell = json.loads(task.cell_json) if task.cell_json else {"kind": "development", "name": ""}
+    what = " ".join(str(cell[name]) for name in ("kind", "name", "budget", "transform") if cell.get(name))
+    print(
+        f"{finished}/{total} {task.person} {what}{'' if done.made else ' (there)'} {done.remark}".rstrip(), flush=True
+    )
+
+
+def main() -> int:
+    """Runs the study and returns the exit code."""
+    options = parse(sys.argv[1:])
+    from assets.study_page import aims
+    from assets.study_run import PAGE, run_study
+    from resources.dask_workers import Workers, WorkerSettings
+
+    shown = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    try:
+        request = build_request(options, shlex.join(["python", "-m", "dagster_project.study", *shown]))
+        with Workers(WorkerSettings(n_workers=options.workers)) as workers:
+            summary = run_study(request, workers, say)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return exit_codes.INVALID_REQUEST
+    for aim in aims(summary):
+        print(f"{'met   ' if aim.met else 'missed'} {aim.text}: {aim.reached}")
+    print(f"page {Path(request.folder) / PAGE}")
+    return exit_codes.OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

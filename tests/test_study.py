@@ -1,0 +1,137 @@
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from skimage import data
+
+from assets import study_run
+from assets.study_page import aims
+from assets.study_run import FIGURES, PAGE, StudyRequest, run_study
+from dagster_project.study import NEEDED, build_request, parse
+from resources.dask_workers import Workers, WorkerSettings
+from training.evaluation.identity import dlib_embedder
+from training.evaluation.people import Person, list_people, read_squares
+from training.evaluation.study_cells import BASE_BUDGET, CLEAN, DEFENDER, NOISE, UNTRAINED, Cell, base_cells, full_cells
+from training.personalization import config as personalization
+
+WEIGHTS = Path(__file__).parents[1] / "models" / "weights"
+QUICK = replace(personalization.dreambooth_64(), steps=2, batch=2, sampler_steps=2)
+
+
+def astronaut(index: int) -> np.ndarray:
+    """One of several crops of one portrait."""
+    return np.ascontiguousarray(data.astronaut()[index : 230 + index, 110 - index : 340 - index])
+
+
+def write_people(file: Path, people: dict[str, list[np.ndarray]]) -> Path:
+    rows = []
+    for name, photos in people.items():
+        for photo in photos:
+            coded = cv2.imencode(".png", cv2.cvtColor(photo, cv2.COLOR_RGB2BGR))[1].tobytes()
+            rows.append({"image": {"bytes": coded, "path": None}, "identity": name})
+    pq.write_table(pa.Table.from_pylist(rows), file, row_group_size=3)
+    return file
+
+
+def looks(name: int) -> list[np.ndarray]:
+    """A "person": the portrait in other colours, mirrored or not."""
+    gain = np.array([1.0 - 0.1 * name, 1.0, 0.7 + 0.1 * name])
+    photos = [np.clip(astronaut(2 * i) * gain, 0, 255).astype(np.uint8) for i in range(5)]
+    return [np.ascontiguousarray(photo[:, ::-1]) for photo in photos] if name % 2 else photos
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("people")
+    return write_people(folder / "people.parquet", {f"p{i}": looks(i) for i in range(4)})
+
+
+def test_people_are_read_by_name_and_photos_without_a_face_are_left_out(tmp_path: Path) -> None:
+    empty = np.full((230, 230, 3), 90, np.uint8)
+    file = write_people(tmp_path / "few.parquet", {"b": [astronaut(0), empty, astronaut(4)], "a": [astronaut(2)]})
+    found = list_people(file)
+    assert found == [Person("a", (3,)), Person("b", (0, 1, 2))]
+    squares = read_squares(file, found[1], dlib_embedder(), 64)
+    assert squares.shape == (2, 64, 64, 3)
+    assert all(dlib_embedder().embed(square) is not None for square in squares)
+    with pytest.raises(ValueError, match="no column 'who': it has image, identity"):
+        list_people(file, "who")
+
+
+def test_cells_are_unique_and_stand_after_what_they_are_compared_with() -> None:
+    base = base_cells(("RID", "plain"), ("encoder", "advdm"), "embedded-64")
+    full = full_cells(("RID", "plain"), ("encoder", "advdm"), "embedded-64", ("embedded-64-v",))
+    assert full[: len(base)] == base
+    assert {cell.budget for cell in base if cell.kind == DEFENDER} == {6, 12, 16}
+    assert {cell.kind for cell in base if cell.budget == BASE_BUDGET} == {NOISE, "teacher", DEFENDER}
+    for cells in (base, full):
+        assert len({cell.key for cell in cells}) == len(cells)
+        for place, cell in enumerate(cells):
+            if cell.kind not in (CLEAN, UNTRAINED):
+                assert {cell.reference, cell.untrained} <= set(cells[:place])
+    base_cell = base[2]
+    factors = ("budget", "share", "transform", "model", "recipe")
+    changed = [sum(getattr(cell, f) != getattr(base_cell, f) for f in factors) for cell in full if cell.name == "RID"]
+    assert max(changed) == 1
+    with pytest.raises(ValueError, match="unknown"):
+        Cell("magic")
+
+
+@pytest.mark.slow
+def test_a_study_runs_goes_on_and_shows_nobody_unasked(
+    people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(personalization.PERSONALIZATION_RECIPES, "dreambooth_64", lambda: QUICK)
+    monkeypatch.setattr(study_run, "BASE_TEACHERS", ())
+    request = StudyRequest(
+        photos=str(people),
+        folder=str(tmp_path),
+        models={"embedded-64": str(WEIGHTS / "embedded-64")},
+        defenders={"RID": str(WEIGHTS / "default")},
+        learned=2,
+        drawn=2,
+    )
+    made: list[bool] = []
+    with Workers(WorkerSettings(n_workers=0)) as workers:
+        first = run_study(request, workers, lambda done, total, task, unit: made.append(unit.made))
+        assert all(made) and len(made) == 2 + 2 * 6
+        kept = (tmp_path / FIGURES).read_text()
+        units = sorted((tmp_path / "units").iterdir())
+        units[-1].unlink()
+        made.clear()
+        again = run_study(request, workers, lambda done, total, task, unit: made.append(unit.made))
+        assert sum(made) <= 1
+        assert again == first
+        page = (tmp_path / PAGE).read_text()
+        assert "data:image/png" not in page and not re.search(r"""(src|href|url)\s*[=(]\s*["']?(https?:)?//""", page)
+        run_study(replace(request, contact_sheet=True), workers)
+    assert "keep this page where it is" in (tmp_path / PAGE).read_text()
+    assert first.void and first.people == ["p2", "p3"]  # two steps teach nobody
+    assert [aim.met for aim in aims(first)] == [False]
+    assert "Void" in page
+    figures = json.loads(kept)
+    assert figures["development"] == ["p0", "p1"]
+    rid, noise = (next(row for row in first.cells if row.cell.kind == kind) for kind in (DEFENDER, NOISE))
+    assert rid.quality and noise.quality
+    assert abs(rid.quality["psnr"] - noise.quality["psnr"]) < 0.1, "noise has the norm of what it is compared with"
+
+
+def test_without_photos_one_sentence_says_what_is_needed(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="needs photos of people"):
+        build_request(parse([]), "")
+    with pytest.raises(ValueError, match="there is no file"):
+        build_request(parse(["--photos", str(tmp_path / "none.parquet")]), "")
+    assert NEEDED.count(".") <= 2
+
+
+def test_a_file_of_few_people_makes_no_study(tmp_path: Path) -> None:
+    file = write_people(tmp_path / "two.parquet", {"a": [astronaut(0)], "b": [astronaut(2)]})
+    request = StudyRequest(str(file), str(tmp_path), models={"m": "x"}, defenders={"RID": "x"})
+    with Workers(WorkerSettings(n_workers=0)) as workers, pytest.raises(ValueError, match="has 2 people"):
+        run_study(request, workers)

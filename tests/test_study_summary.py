@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+
+from training.evaluation.identity import IdentitySpace, dlib_embedder
+from training.evaluation.statistics import bootstrap_mean, bootstrap_ratio
+from training.evaluation.study_cells import CLEAN, DEFENDER, NOISE, UNTRAINED, Cell
+from training.evaluation.study_summary import summarise
+
+SPACE = IdentitySpace(dlib_embedder(), np.zeros(4), -0.05)
+BASE = Cell(DEFENDER, "RID", 16)
+CELLS = [BASE.untrained, BASE.reference, BASE, Cell(NOISE, "RID", 16), Cell(DEFENDER, "RID", 6)]
+
+
+def unit(cell: Cell, person: str, cosine: float, faceless: int = 0) -> dict:
+    drawn = [cosine, float(np.sqrt(1 - cosine**2)), 0.0, 0.0]
+    return {
+        "cell": cell.key,
+        "person": person,
+        "embeddings": [drawn] * (4 - faceless) + [None] * faceless,
+        "references": [[1.0, 0.0, 0.0, 0.0], None],
+        "quality": {} if cell.kind in (CLEAN, UNTRAINED) else {"psnr": 25.0},
+        "protecting_seconds": 0.1,
+    }
+
+
+def table(values: dict[Cell, list[float]], **faceless: int) -> dict:
+    return {
+        (cell.key, f"p{i}"): unit(cell, f"p{i}", value, faceless.get(cell.kind, 0))
+        for cell, cosines in values.items()
+        for i, value in enumerate(cosines)
+    }
+
+
+LEARNED = dict(
+    zip(CELLS, ([0.0, 0.1, 0.0], [0.6, 0.5, 0.7], [0.2, 0.1, 0.2], [0.6, 0.5, 0.6], [0.5, 0.4, 0.5]), strict=True)
+)
+
+
+def test_gain_effect_and_survival_are_as_defined() -> None:
+    summary = summarise(CELLS, table(LEARNED), SPACE)
+    untrained, clean, rid, noise, weak = summary.cells
+    assert not summary.void and not clean.void and untrained.gain is None
+    assert clean.gain and clean.gain.mean == pytest.approx(np.mean([0.6, 0.4, 0.7]))
+    assert rid.effect and rid.effect.mean == pytest.approx(np.mean([0.4, 0.4, 0.5]))
+    assert rid.of_gain and rid.of_gain.mean == pytest.approx(1.3 / 1.7)
+    assert rid.survival is None and weak.survival and weak.survival.mean == pytest.approx(0.4 / 1.3)
+    assert noise.survival is None
+    assert summary.comparisons["RID minus noise of equal norm"].mean == pytest.approx(1.2 / 3)
+    assert list(summary.comparisons) == ["RID minus noise of equal norm"]
+
+
+def test_a_study_in_which_nobody_was_learned_is_void() -> None:
+    values = LEARNED | {CELLS[1]: [0.2, 0.0, -0.1]}
+    summary = summarise(CELLS, table(values), SPACE)
+    assert summary.void
+    assert all(row.of_gain is None for row in summary.cells)
+
+
+def test_pictures_without_a_face_count_as_strangers() -> None:
+    summary = summarise(CELLS, table(LEARNED, defender=2), SPACE)
+    assert summary.cells[2].fdfr == 0.5
+    assert summary.cells[2].ism.mean == pytest.approx((np.mean([0.2, 0.1, 0.2]) - 0.05) / 2)
+
+
+def test_only_people_that_every_cell_has_seen_count() -> None:
+    units = table(LEARNED)
+    del units[BASE.key, "p1"]
+    assert summarise(CELLS, units, SPACE).people == ["p0", "p2"]
+    del units[BASE.key, "p2"]
+    with pytest.raises(ValueError, match="found 1"):
+        summarise(CELLS, units, SPACE)
+
+
+def test_an_interval_of_a_ratio_resamples_people_not_values() -> None:
+    effects, gains = np.array([0.1, 0.2, 0.4]), np.array([0.2, 0.4, 0.8])
+    ratio = bootstrap_ratio(effects, gains)
+    assert (ratio.mean, ratio.low, ratio.high) == pytest.approx((0.5, 0.5, 0.5))
+    assert bootstrap_mean(effects).low < bootstrap_mean(effects).high
+    with pytest.raises(ValueError, match="two samples"):
+        bootstrap_ratio(effects, gains[:2])

@@ -1,0 +1,150 @@
+"""From the units of a study to its table: ISM, FDFR, gain and effect with paired intervals over people.
+
+gain = ISM(clean) - ISM(untrained); effect = ISM(clean) - ISM(protected), against the same attacker with the same
+transformation. Where the gain's interval includes 0 nobody was learned, and nothing can be said of any protection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.evaluation.identity import FaceEmbedder, IdentitySpace, identity_space_of
+from training.evaluation.statistics import Interval, bootstrap_mean, bootstrap_ratio
+from training.evaluation.study_cells import CLEAN, DEFENDER, NOISE, TEACHER, UNTRAINED, Cell
+
+
+@dataclass(frozen=True)
+class CellSummary:
+    """What one cell showed.
+
+    Attributes:
+        cell: the cell.
+        ism: over people.
+        fdfr: mean over people.
+        gain: of personalisation in this cell; only for clean cells.
+        effect: of the protection; only for protected cells.
+        of_gain: effect over gain; None where the gain's interval includes 0.
+        survival: effect over the base cell's; only for rows that differ from it by one factor.
+        quality: means of picture measures.
+        protecting_seconds: CPU time of protecting a person's photos, a mean.
+    """
+
+    cell: Cell
+    ism: Interval
+    fdfr: float
+    gain: Interval | None = None
+    effect: Interval | None = None
+    of_gain: Interval | None = None
+    survival: Interval | None = None
+    quality: Mapping[str, float] | None = None
+    protecting_seconds: float = 0.0
+
+    @property
+    def void(self) -> bool:
+        """Whether the attack failed on clean photos, so that the cell says nothing."""
+        return self.gain is not None and self.gain.low <= 0
+
+
+@dataclass(frozen=True)
+class StudySummary:
+    """A study's table.
+
+    Attributes:
+        cells: those that were measured on at least two people.
+        people: names.
+        comparisons: paired differences and ratios by what they say.
+        void: whether the base gain's interval includes 0.
+    """
+
+    cells: Sequence[CellSummary]
+    people: Sequence[str]
+    comparisons: Mapping[str, Interval]
+    void: bool
+
+
+def space_of(embedder: FaceEmbedder, development: Sequence[Mapping[str, Any]]) -> IdentitySpace:
+    """Builds the identity space from the files of the development people."""
+    return identity_space_of(embedder, [[_array(found) for found in person["embeddings"]] for person in development])
+
+
+def summarise(
+    cells: Sequence[Cell], units: Mapping[tuple[str, str], Mapping[str, Any]], space: IdentitySpace
+) -> StudySummary:
+    """Summarises a study over the people for whom every cell was measured.
+
+    Args:
+        cells: in the order of the table, with references and untrained cells before what is compared with them.
+        units: the files of units by cell key and person.
+        space: of the embeddings.
+
+    Raises:
+        ValueError: if fewer than two people were measured under every cell.
+    """
+    names = sorted({person for _, person in units})
+    people = [name for name in names if all((cell.key, name) in units for cell in cells)]
+    if len(people) < 2:
+        raise ValueError(f"a study needs two people that were measured under every cell; found {len(people)}")
+    ism: dict[str, NDArray[np.float64]] = {}
+    rows = []
+    base = next(cell for cell in cells if cell.kind == DEFENDER)
+    for cell in cells:
+        here = [units[cell.key, name] for name in people]
+        similar = [
+            space.similarity_of([_array(e) for e in unit["embeddings"]], space.person_of(_references(unit)))
+            for unit in here
+        ]
+        ism[cell.key] = np.array([one.ism for one in similar])
+        rows.append(_row(cell, base, ism, float(np.mean([one.fdfr for one in similar])), here))
+    return StudySummary(rows, people, _comparisons(cells, base, ism), next(row.void for row in rows if row.gain))
+
+
+def _row(
+    cell: Cell, base: Cell, ism: Mapping[str, NDArray[np.float64]], fdfr: float, units: Sequence[Mapping[str, Any]]
+) -> CellSummary:
+    values = ism[cell.key]
+    shared: dict[str, Any] = {
+        "quality": {name: float(np.mean([unit["quality"][name] for unit in units])) for name in units[0]["quality"]},
+        "protecting_seconds": float(np.mean([unit["protecting_seconds"] for unit in units])),
+    }
+    if cell.kind == UNTRAINED:
+        return CellSummary(cell, bootstrap_mean(values), fdfr, **shared)
+    gains = ism[cell.reference.key] - ism[cell.untrained.key]
+    gain = bootstrap_mean(gains)
+    if cell.kind == CLEAN:
+        return CellSummary(cell, bootstrap_mean(values), fdfr, gain=gain, **shared)
+    effects = ism[cell.reference.key] - values
+    of_gain = bootstrap_ratio(effects, gains) if gain.low > 0 else None
+    survival = None
+    if cell.kind == DEFENDER and cell != base and cell.name == base.name:
+        base_effects = ism[base.reference.key] - ism[base.key]
+        survival = bootstrap_ratio(effects, base_effects) if bootstrap_mean(base_effects).low > 0 else None
+    return CellSummary(
+        cell, bootstrap_mean(values), fdfr, effect=bootstrap_mean(effects), of_gain=of_gain, survival=survival, **shared
+    )
+
+
+def _comparisons(cells: Sequence[Cell], base: Cell, ism: Mapping[str, NDArray[np.float64]]) -> dict[str, Interval]:
+    """Differences in effect of the base cell from noise, each teacher and other defenders at the same budget."""
+    effects = {cell.key: ism[cell.reference.key] - ism[cell.key] for cell in cells if cell.kind != UNTRAINED}
+    found: dict[str, Interval] = {}
+    for cell in cells:
+        same = (cell.budget, cell.share, cell.transform, cell.model, cell.recipe)
+        if cell == base or same != (base.budget, base.share, base.transform, base.model, base.recipe):
+            continue
+        if cell.kind in (NOISE, TEACHER, DEFENDER):
+            label = "noise of equal norm" if cell.kind == NOISE else cell.name
+            found[f"{base.name} minus {label}"] = bootstrap_mean(effects[base.key] - effects[cell.key])
+    return found
+
+
+def _references(unit: Mapping[str, Any]) -> list[NDArray[np.float64] | None]:
+    return [_array(embedding) for embedding in unit["references"]]
+
+
+def _array(embedding: Sequence[float] | None) -> NDArray[np.float64] | None:
+    return None if embedding is None else np.array(embedding)
