@@ -4,7 +4,9 @@ A shard is the unit of work and of commit. Photos that are files of their own go
 that a new photo changes one shard. Rows of Parquet files stay in runs in source order, cut where a hash of the key
 says so: buckets would make every shard read every row group, and an appended row changes only the last run.
 
-The catalog of a drop is `<state>/catalog/<drop>/<digest>.parquet`, one row group a shard, and `current.json` beside it.
+The catalog of a drop is `<state>/catalog/<drop>/<digest>.parquet`, and `current.json` beside it. Its rows have the
+number of their shard. A row group holds several shards, since every task that reads one reads the file's footer, which
+has an entry a row group and column: with a shard a row group, a million rows cost more in footers than in photos.
 """
 
 from __future__ import annotations
@@ -12,8 +14,9 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,8 @@ from resources.schemas import CATALOG
 from resources.storage import Storage
 
 SHARD_PHOTOS = 64
+GROUP_SHARDS = 64  # shards in a row group of a catalog
+SHARD = "shard"  # the column of their numbers
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class DropCatalog:
         bytes_in: their bytes.
         ignored: files of the source that are no photos.
         bucket_count: number of hash buckets; 0 for Parquet sources.
-        shards: number of row groups.
+        shards: number of shards.
         policy_digest: of the policy whose limits the headers were held against.
         passthrough: the schema of the pass-through columns, serialised by Arrow, hexadecimal; "" for image files.
         marked: photos that came with a mark of protection.
@@ -65,13 +70,13 @@ class Shard:
     """One shard of a catalog.
 
     Attributes:
-        row_group: in the catalog.
+        number: its place in the catalog.
         work_key: names the work.
         photos: number of rows.
         marked: whether one of them came with a mark of protection.
     """
 
-    row_group: int
+    number: int
     work_key: str
     photos: int
     marked: bool = False
@@ -100,16 +105,42 @@ def read_catalog(catalog: DropCatalog) -> pa.Table:
     """Returns all rows of a catalog."""
     parent, name = Storage(catalog.url).as_parent_and_name()
     with parent.open(name) as file:
-        return pq.ParquetFile(file, page_checksum_verification=True).read(use_threads=False)
+        rows = pq.ParquetFile(file, page_checksum_verification=True).read(use_threads=False)
+    return rows.drop_columns([SHARD]) if SHARD in rows.column_names else rows
 
 
-def read_shard_rows(catalog_url: str, row_group: int) -> list[dict[str, Any]]:
+def read_shard_rows(catalog_url: str, number: int) -> list[dict[str, Any]]:
     """Returns the catalog rows of one shard."""
+    ((_, rows),) = read_shards(catalog_url, wanted=[number])
+    found: list[dict[str, Any]] = rows.to_pylist()
+    return found
+
+
+def read_shards(
+    catalog_url: str, columns: Sequence[str] | None = None, wanted: Sequence[int] | None = None
+) -> Iterator[tuple[int, pa.Table]]:
+    """Yields shards of a catalog, by number, with their rows; one row group is in memory at a time.
+
+    Args:
+        catalog_url: of the catalog.
+        columns: by default all of a catalog's.
+        wanted: numbers of shards; by default all.
+    """
+    names = list(columns or CATALOG.names)
     parent, name = Storage(catalog_url).as_parent_and_name()
     with parent.open(name) as file:
         parquet = pq.ParquetFile(file, page_checksum_verification=True)
-        rows: list[dict[str, Any]] = parquet.read_row_group(row_group, use_threads=False).to_pylist()
-    return rows
+        numbered = SHARD in parquet.schema_arrow.names  # else an earlier version wrote it, a row group a shard
+        share = GROUP_SHARDS if numbered else 1
+        every = range(parquet.metadata.num_row_groups)
+        chosen = None if wanted is None else set(wanted)
+        for group in every if chosen is None else sorted({number // share for number in chosen}):
+            rows = parquet.read_row_group(group, columns=[*names, SHARD] if numbered else names, use_threads=False)
+            numbers = rows.column(SHARD).to_numpy() if numbered else np.full(rows.num_rows, group)
+            starts = np.flatnonzero(np.diff(numbers, prepend=-1))
+            for start, end in pairwise([*starts, rows.num_rows]):
+                if chosen is None or int(numbers[start]) in chosen:
+                    yield int(numbers[start]), rows.slice(start, end - start).select(names)
 
 
 def write_catalog(state_url: str, drop: str, index: PhotoIndex, previous: DropCatalog | None) -> DropCatalog:
@@ -212,14 +243,10 @@ def plan_shards(catalog: DropCatalog, salt: str) -> Iterator[Shard]:
         catalog: the drop's catalog.
         salt: what decides the output beside the photos: defender, policy, budget, kind of target, code epoch.
     """
-    parent, name = Storage(catalog.url).as_parent_and_name()
     columns = ["key", "input_sha256", "columns_sha256", "reason", "sidecars"]
-    with parent.open(name) as file:
-        parquet = pq.ParquetFile(file, page_checksum_verification=True)
-        for row_group in range(parquet.metadata.num_row_groups):
-            rows = parquet.read_row_group(row_group, columns=[*columns, "mark"], use_threads=False)
-            marked = rows.column("mark").null_count < rows.num_rows
-            yield Shard(row_group, work_key(rows.select(columns), salt), rows.num_rows, marked)
+    for number, rows in read_shards(catalog.url, [*columns, "mark"]):
+        marked = rows.column("mark").null_count < rows.num_rows
+        yield Shard(number, work_key(rows.select(columns), salt), rows.num_rows, marked)
 
 
 def work_key(rows: pa.Table, salt: str) -> str:
@@ -233,6 +260,11 @@ def work_key(rows: pa.Table, salt: str) -> str:
 
 
 def _write_groups(path: Path, rows: pa.Table, groups: list[list[int]]) -> None:
-    with pq.ParquetWriter(path, CATALOG, compression="zstd", write_page_checksum=True) as writer:
-        for group in groups:
-            writer.write_table(rows.take(pa.array(group, pa.int64())), row_group_size=max(1, len(group)))
+    schema = CATALOG.append(pa.field(SHARD, pa.int32(), nullable=False))
+    with pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as writer:
+        for first in range(0, len(groups), GROUP_SHARDS):
+            together = groups[first : first + GROUP_SHARDS]
+            order = np.concatenate([np.asarray(group, np.int64) for group in together])
+            numbers = np.repeat(np.arange(first, first + len(together), dtype=np.int32), [len(g) for g in together])
+            part = rows.take(pa.array(order)).append_column(schema.field(SHARD), pa.array(numbers))
+            writer.write_table(part, row_group_size=part.num_rows)

@@ -261,9 +261,9 @@ def _protect_missing(
     Raises:
         FailureBudgetExceeded: if too many photos are quarantined; finished shards stay and are recognised later.
     """
-    known = known_rows(catalog, [work.shard.row_group for work in state.work], _tables(request))
+    known = known_rows(catalog, [work.shard.number for work in state.work], _tables(request))
     tasks = [
-        _task(request, catalog, work, guarded=workers.separate, known=known.get(work.shard.row_group, ()))
+        _task(request, catalog, work, guarded=workers.separate, known=known.get(work.shard.number, ()))
         for work in state.work
     ]
     photos = {work.shard.work_key: work.shard.photos for work in state.work}
@@ -317,7 +317,7 @@ def _task(
     return ShardTask(
         drop=request.drop,
         catalog_url=catalog.url,
-        row_group=work.shard.row_group,
+        shard=work.shard.number,
         work_key=work.shard.work_key,
         salt=request.salt(),
         target_url=request.target,

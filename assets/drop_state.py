@@ -156,5 +156,5 @@ def _owners_of_keys(table: ProtectedTable, stale: list[LiveShard], salt: str) ->
 def _earlier(catalog: DropCatalog, shard: Shard, owners: dict[str, str]) -> tuple[str, ...]:
     if not owners:
         return ()
-    rows = read_shard_rows(catalog.url, shard.row_group)
+    rows = read_shard_rows(catalog.url, shard.number)
     return tuple(sorted({owners[row["key"]] for row in rows if row["key"] in owners}))

@@ -19,6 +19,7 @@ from assets.drop_plan import (
     plan_shards,
     read_current,
     read_shard_rows,
+    read_shards,
     write_catalog_without,
 )
 from assets.forgotten_training import forget_training
@@ -149,7 +150,7 @@ def _commit_without(place: _Place, catalog: DropCatalog, keys: frozenset[str], c
         if shard.work_key in by_work:
             files.append(by_work[shard.work_key])
             continue
-        wanted = [row["key"] for row in read_shard_rows(catalog.url, shard.row_group)]
+        wanted = [row["key"] for row in read_shard_rows(catalog.url, shard.number)]
         if not owners.keys() >= set(wanted):
             raise ValueError(
                 f"drop {place.drop!r} has photos that are not protected yet: finish `rid protect` first, then forget"
@@ -190,8 +191,8 @@ def _rows(storage: Storage, paths: list[str], wanted: frozenset[str]) -> Iterato
 def _still_there(catalog: DropCatalog, keys: frozenset[str]) -> set[str]:
     """Keys of photos whose originals can be read where they came from."""
     found = set()
-    for group in range(catalog.shards):
-        for row in read_shard_rows(catalog.url, group):
+    for _, rows in read_shards(catalog.url, ["key", "source_uri"]):
+        for row in rows.to_pylist():
             if row["key"] in keys:
                 parent, name = Storage(row["source_uri"]).as_parent_and_name()
                 found |= {row["key"]} if parent.exists(name) else set()

@@ -11,43 +11,37 @@ from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from assets.drop_plan import DropCatalog
+from assets.drop_plan import DropCatalog, read_shards
 from resources.commits import ProtectedTable
 from resources.schemas import Status
-from resources.storage import Storage
 
 DIGESTS = ("pixels_sha256", "output_sha256")
 
 
 def known_rows(
-    catalog: DropCatalog, row_groups: Sequence[int], tables: Iterable[ProtectedTable]
+    catalog: DropCatalog, shards: Sequence[int], tables: Iterable[ProtectedTable]
 ) -> dict[int, tuple[int, ...]]:
     """Returns the rows, by shard, whose marks a receipt bears out.
 
     Args:
         catalog: the drop's catalog.
-        row_groups: the shards that are looked at.
+        shards: numbers of those that are looked at.
         tables: whose receipts count.
     """
-    if not catalog.marked or not row_groups:
+    if not catalog.marked or not shards:
         return {}
-    claims: dict[tuple[int, int], tuple[str, str]] = {}  # what a receipt has to have, by row group and row
-    parent, name = Storage(catalog.url).as_parent_and_name()
-    with parent.open(name) as file:
-        parquet = pq.ParquetFile(file, page_checksum_verification=True)
-        for group in row_groups:
-            rows = parquet.read_row_group(group, columns=["mark", "input_sha256"], use_threads=False)
-            for row, (mark, sha256) in enumerate(zip(*(rows.column(i).to_pylist() for i in (0, 1)), strict=True)):
-                if mark is not None:
-                    claims[group, row] = (mark, sha256)
+    claims: dict[tuple[int, int], tuple[str, str]] = {}  # what a receipt has to have, by shard and row
+    for number, rows in read_shards(catalog.url, ["mark", "input_sha256"], shards):
+        for row, (mark, sha256) in enumerate(zip(*(rows.column(i).to_pylist() for i in (0, 1)), strict=True)):
+            if mark is not None:
+                claims[number, row] = (mark, sha256)
     found = _published(tables, {digest for claim in claims.values() for digest in claim})
     known: dict[int, list[int]] = {}
-    for (group, row), claim in claims.items():
+    for (number, row), claim in claims.items():
         if not found.isdisjoint(claim):
-            known.setdefault(group, []).append(row)
-    return {group: tuple(rows) for group, rows in known.items()}
+            known.setdefault(number, []).append(row)
+    return {number: tuple(rows) for number, rows in known.items()}
 
 
 def _published(tables: Iterable[ProtectedTable], wanted: set[str]) -> set[str]:

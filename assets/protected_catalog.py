@@ -141,7 +141,7 @@ def verify(
     verified = Verified()
     if not files:
         return verified
-    groups = {shard.work_key: shard.row_group for shard in plan_shards(catalog, salt)}
+    numbers = {shard.work_key: shard.number for shard in plan_shards(catalog, salt)}
     tasks = [
         VerifyTask(
             table_url=request.receipts,
@@ -149,7 +149,7 @@ def verify(
             path=file.path,
             rows=file.rows,
             catalog_url=catalog.url,
-            row_group=groups.get(parse_shard_file(file.path)[0]),
+            shard=numbers.get(parse_shard_file(file.path)[0]),
             sample=-(-METADATA_PHOTOS // len(files)),
         )
         for file in files

@@ -54,7 +54,7 @@ class ShardTask:
     Attributes:
         drop: the drop's name.
         catalog_url: the drop's catalog.
-        row_group: the shard's row group in it.
+        shard: its number in it.
         work_key: names the work; see `assets.drop_plan.work_key`.
         salt: what decides the output beside the photos.
         target_url: where protected photos go.
@@ -81,7 +81,7 @@ class ShardTask:
 
     drop: str
     catalog_url: str
-    row_group: int
+    shard: int
     work_key: str
     salt: str
     target_url: str
@@ -302,7 +302,7 @@ def _rows(task: ShardTask) -> list[dict[str, Any]]:
 
     Those that killed a worker have that as their reason.
     """
-    rows = read_shard_rows(task.catalog_url, task.row_group)
+    rows = read_shard_rows(task.catalog_url, task.shard)
     trust = ProtectionPolicy.from_json(task.policy_json).trust_marks
     for i, row in enumerate(rows):
         trusted = "trust" if trust and row["mark"] is not None else None

@@ -36,7 +36,7 @@ class VerifyTask:
         path: the file, relative to the table.
         rows: photos that were committed with it.
         catalog_url: the drop's catalog.
-        row_group: the shard's row group in it; None if it was made of an earlier catalog, whose originals are unknown.
+        shard: its number in it; None if it was made of an earlier catalog, whose originals are unknown.
         sample: photos whose metadata is compared, at most.
     """
 
@@ -45,7 +45,7 @@ class VerifyTask:
     path: str
     rows: int
     catalog_url: str
-    row_group: int | None
+    shard: int | None
     sample: int
 
 
@@ -96,7 +96,7 @@ def verify_shard(task: VerifyTask) -> Verified:
         OSError: for faults of the storage, which the caller repeats.
     """
     table, result = ProtectedTable(task.table_url), Verification()
-    rows = read_shard_rows(task.catalog_url, task.row_group) if task.row_group is not None else []
+    rows = read_shard_rows(task.catalog_url, task.shard) if task.shard is not None else []
     originals = {row["key"]: row for row in rows}
     DropCheck(table, Storage(task.table_url), "table", task.drop, result, originals).shard(
         ShardFile(task.path, 0, task.rows)
