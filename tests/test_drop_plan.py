@@ -1,13 +1,19 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from small_catalogs import HERE, tree, write_photos
 
+from assets import drop_plan
 from assets.drop_plan import (
     bucket_groups,
     plan_shards,
+    read_catalog,
     read_current,
+    read_shard_rows,
+    read_shards,
     run_groups,
     work_key,
     write_catalog,
@@ -16,6 +22,7 @@ from assets.name_safety import name_faults
 from assets.photo_index import index_source
 from models.policy import ProtectionPolicy
 from resources.dask_workers import Workers
+from resources.schemas import CATALOG
 
 
 def rows(keys: list[str], uri: str = "file") -> pa.Table:
@@ -71,17 +78,11 @@ def test_an_unchanged_catalog_is_not_written_again(tmp_path: Path):
     with Workers(HERE) as workers:
         first = write_catalog(state, "d1", index_source(str(tmp_path / "photos"), workers), None)
         before = {path: (tmp_path / "state" / path).stat().st_mtime_ns for path in tree(state)}
-        index = index_source(str(tmp_path / "photos"), workers, previous=read_rows(first))
+        index = index_source(str(tmp_path / "photos"), workers, previous=read_catalog(first))
         again = write_catalog(state, "d1", index, read_current(state, "d1"))
     assert index.hashed == 0
     assert again == first
     assert {path: (tmp_path / "state" / path).stat().st_mtime_ns for path in tree(state)} == before
-
-
-def read_rows(catalog):
-    from assets.drop_plan import read_catalog
-
-    return read_catalog(catalog)
 
 
 def test_only_a_changed_photo_is_hashed_again(tmp_path: Path):
@@ -89,8 +90,8 @@ def test_only_a_changed_photo_is_hashed_again(tmp_path: Path):
     with Workers(HERE) as workers:
         first = write_catalog(str(tmp_path / "s"), "d1", index_source(str(tmp_path / "photos"), workers), None)
         write_photos(tmp_path / "photos", 1, first=4)
-        index = index_source(str(tmp_path / "photos"), workers, previous=read_rows(first))
-        rehashed = index_source(str(tmp_path / "photos"), workers, previous=read_rows(first), rehash=True)
+        index = index_source(str(tmp_path / "photos"), workers, previous=read_catalog(first))
+        rehashed = index_source(str(tmp_path / "photos"), workers, previous=read_catalog(first), rehash=True)
     assert (index.hashed, rehashed.hashed) == (1, 6)
 
 
@@ -104,6 +105,30 @@ def test_the_number_of_buckets_is_fixed_by_the_first_plan(tmp_path: Path):
         again = write_catalog(str(tmp_path / "s"), "d1", many, first)
     assert again.bucket_count == 1
     assert [shard.photos for shard in plan_shards(again, "salt")] == [3]
+
+
+def test_shards_share_row_groups_and_are_read_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(drop_plan, "SHARD_PHOTOS", 1)
+    write_photos(tmp_path / "photos", 150)
+    with Workers(HERE) as workers:
+        catalog = write_catalog(str(tmp_path / "s"), "d1", index_source(str(tmp_path / "photos"), workers), None)
+    shards = list(plan_shards(catalog, "salt"))
+    assert [shard.number for shard in shards] == list(range(catalog.shards)) and 64 < catalog.shards < 128
+    assert pq.ParquetFile(catalog.url).num_row_groups == 2
+    alone = [read_shard_rows(catalog.url, shard.number) for shard in shards]
+    assert [len(part) for part in alone] == [shard.photos for shard in shards]
+    assert [row for part in alone for row in part] == read_catalog(catalog).to_pylist()
+    some = dict(read_shards(catalog.url, ["key"], wanted=[70, 3]))
+    assert {number: part.column("key").to_pylist() for number, part in some.items()} == {
+        number: [row["key"] for row in alone[number]] for number in (3, 70)
+    }
+
+    with pq.ParquetWriter(tmp_path / "old.parquet", CATALOG) as writer:  # as an earlier version wrote it
+        for part in alone:
+            writer.write_table(pa.Table.from_pylist(part, schema=CATALOG))
+    old = replace(catalog, url=str(tmp_path / "old.parquet"))
+    assert list(plan_shards(old, "salt")) == shards
+    assert read_shard_rows(old.url, 70) == alone[70]
 
 
 @pytest.mark.parametrize(
