@@ -21,6 +21,11 @@ PictureFormat = Literal["svg", "png"]
 TILE = 220  # pixels, the short side of a photo in the contact sheet
 GAP = 8
 INK, ACCENT, PALE, WARM = "#22303c", "#1f6f78", "#c9d6df", "#d1603d"
+LOSSES = (
+    ("adv_sds", "Adv-SDS", ACCENT),
+    ("regression", "regression to the teacher", WARM),
+    ("displacement", "latent displacement", INK),
+)
 MEASURES = {"psnr": "PSNR, dB", "ssim": "SSIM"}
 
 
@@ -102,7 +107,7 @@ def effect_picture(effects: Sequence[ModelEffect], kind: PictureFormat) -> bytes
 
 
 def losses_picture(losses: Mapping[str, Sequence[float]], kind: PictureFormat) -> bytes:
-    """Draws both losses of a defender's training by step; one that was not trained with is left out.
+    """Draws the losses of a defender's training by step; one that was not trained with is left out.
 
     Args:
         losses: as `training.run_log.summarise_losses` returns them and a defender's card keeps them.
@@ -110,8 +115,8 @@ def losses_picture(losses: Mapping[str, Sequence[float]], kind: PictureFormat) -
     """
     figure, axes = figure_of(1, 1, (8, 2.6))
     axis = axes.flat[0]
-    for name, label, colour in (("adv_sds", "Adv-SDS", ACCENT), ("regression", "regression to the teacher", WARM)):
-        if any(losses[name]):
+    for name, label, colour in LOSSES:
+        if any(losses.get(name, ())):
             axis.plot(losses["step"], losses[name], label=label, color=colour, linewidth=1.2)
     axis.axhline(0, color=PALE, linewidth=1, zorder=0)
     axis.set_xlabel("training step")

@@ -123,7 +123,8 @@ def test_random_numbers_go_on_after_a_resume(tmp_path: Path) -> None:
 
 
 def test_the_log_drops_a_torn_line_and_the_steps_that_are_done_again(tmp_path: Path) -> None:
-    record = {"loss": 1.0, "adv_sds": 1.0, "regression": 0.0, "learning_rate": 0.1, "gradient_norm": 1.0, "seconds": 4}
+    record = dict.fromkeys(("loss", "adv_sds", "regression", "displacement", "learning_rate", "gradient_norm"), 1.0)
+    record |= {"seconds": 4}
     with RunLog(tmp_path, 0) as log:
         for step in range(4):
             log.write({"step": step, **record})
@@ -141,7 +142,7 @@ def test_the_log_drops_a_torn_line_and_the_steps_that_are_done_again(tmp_path: P
 
 
 def test_a_card_keeps_the_means_of_equal_stretches_of_the_losses() -> None:
-    records = [{"step": step, "adv_sds": -float(step), "regression": 2.0} for step in range(1000)]
+    records = [{"step": step, "adv_sds": -float(step), "regression": 2.0, "displacement": 0.0} for step in range(1000)]
     curves = summarise_losses(records, points=4)
     assert curves["step"] == [249, 499, 749, 999]
     assert curves["adv_sds"] == [-124.5, -374.5, -624.5, -874.5] and curves["regression"] == [2.0] * 4

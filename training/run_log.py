@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 LOG_FILE = "log.jsonl"
-SCALARS = ("loss", "adv_sds", "regression", "learning_rate", "gradient_norm")
-CURVES = ("adv_sds", "regression")
+SCALARS = ("loss", "adv_sds", "regression", "displacement", "learning_rate", "gradient_norm")
+CURVES = ("adv_sds", "regression", "displacement")
 
 
 class RunLog:
@@ -58,14 +58,14 @@ def read_log(file: Path) -> list[dict[str, Any]]:
 
 
 def summarise_losses(records: Sequence[dict[str, Any]], points: int = 100) -> dict[str, list[float]]:
-    """Returns both losses of a run, averaged over equal stretches, small enough for the defender's card.
+    """Returns the losses of a run, averaged over equal stretches, small enough for the defender's card.
 
     Args:
         records: of the log, at least one.
         points: stretches at most; each has the last step in it as its "step".
 
     Returns:
-        Lists of equal length: "step" and the weighted losses "adv_sds" and "regression".
+        Lists of equal length: "step" and the weighted losses of CURVES.
     """
     stretches = [part for part in np.array_split(np.arange(len(records)), min(points, len(records))) if len(part)]
     curves: dict[str, list[float]] = {"step": [records[part[-1]]["step"] for part in stretches]}
