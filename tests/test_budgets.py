@@ -84,7 +84,7 @@ def test_a_network_of_a_range_refuses_what_is_outside(tmp_path: Path) -> None:
 
 
 def test_what_a_run_returns_refuses_other_budgets_than_the_runs(tmp_path: Path) -> None:
-    trained = train_small(tmp_path, steps=1, budget_min=6, budget_max=6, budget_default=6)
+    trained = train_small(tmp_path, steps=1, budget_min=6, budget_max=6, budget_default=6, regression_weight=0.0)
     with pytest.raises(ValueError, match=r"was trained for a fixed budget of 6"):
         trained(photos(1, 32), torch.tensor([8.0]))
     assert train_small(tmp_path / "any", steps=1).budget == BudgetRange(CONFIG.budget_min, CONFIG.budget_max, 6)
