@@ -10,14 +10,16 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from assets.drop_plan import DropCatalog
 from assets.photo_pairs import PhotoPair, photo_pairs
-from assets.protection_measure import MeasureTask, ModelEffect, measure_protection
-from assets.report_figures import DropFigures, read_figures
+from assets.protection_measure import LookTask, MeasureTask, ModelEffect, measure_look, measure_protection
+from assets.report_figures import DropFigures, read_figures, spread
 from assets.report_page import Page, render
 from assets.report_pictures import contact_sheet, effect_picture, jpeg, losses_picture, quality_picture
 from assets.training_tasks import models_to_json
@@ -27,7 +29,7 @@ from resources.defender_registry import DefenderEntry
 from resources.diffusion_sources import DiffusionSource
 from resources.storage import Storage
 
-REPORT_EPOCH = 2  # raised when a report of the same inputs has to look different
+REPORT_EPOCH = 3  # raised when a report of the same inputs has to look different
 PAGE, ROWS, FIGURES, SHEET, QUALITY, EFFECT = (
     "index.html",
     "photos.csv",
@@ -110,6 +112,7 @@ def report_drop(request: ReportRequest, workers: Workers) -> DropReport:
     figures = _read(request)
     effects, remarks = _measure(request, figures, workers)
     pairs = _pairs(request, figures)
+    figures, look_remark = _with_look(request, figures, workers)
     defender = request.find_defender(figures.defender_digest) if figures.defender_digest else None
     losses = defender.config.get("training", {}).get("losses") if defender else None
     files = _pictures(figures, pairs, effects)
@@ -123,6 +126,7 @@ def report_drop(request: ReportRequest, workers: Workers) -> DropReport:
             defender=defender,
             effects=effects,
             remarks=remarks,
+            look_remark=look_remark,
             draws=request.draws,
             quality_svg=_svg(files.pop("quality.svg", None)),
             effect_svg=_svg(files.pop("effect.svg", None)),
@@ -182,6 +186,21 @@ def _measure(request: ReportRequest, figures: DropFigures, workers: Workers) -> 
         else:
             remarks.append((done.result or "not measured: the worker died").capitalize())
     return [effects[task.models_json] for task in tasks if task.models_json in effects], remarks
+
+
+def _with_look(request: ReportRequest, figures: DropFigures, workers: Workers) -> tuple[DropFigures, str]:
+    """Adds the LPIPS of the sample to the figures, or returns a sentence that says why it could not be measured."""
+    keys = tuple(figures.sample[: request.photos])
+    if not keys or not request.models:
+        return figures, ""
+    task = LookTask(request.table.url, request.target.url, request.drop, request.catalog, keys)
+    (done,) = workers.run(measure_look, [task], prefix="look", expected=1, gpu=True)
+    if not isinstance(done.result, list):
+        return figures, f"{done.result or 'LPIPS was not measured: the worker died'}."
+    if not done.result:
+        return figures, "LPIPS was not measured: no original can be read."
+    found = spread(np.array(done.result, np.float32), worst="most")
+    return replace(figures, measures={**figures.measures, "lpips": found}), ""
 
 
 def _pairs(request: ReportRequest, figures: DropFigures) -> list[PhotoPair]:

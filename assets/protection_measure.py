@@ -75,6 +75,31 @@ class ModelEffect:
         return min(self.protected.low, self.over_gaussian.low, self.over_signs.low) > 0
 
 
+@dataclass(frozen=True)
+class LookTask:
+    """Photos whose look is measured by a network; see the fields of the same names of `MeasureTask`."""
+
+    receipts_url: str
+    target_url: str
+    drop: str
+    catalog: DropCatalog
+    keys: tuple[str, ...]
+
+
+def measure_look(task: LookTask) -> list[float] | str:
+    """Returns the LPIPS distances of published photos from their originals, or one sentence that says why not."""
+    if importlib.util.find_spec("torch") is None:
+        return "LPIPS was not measured: the worker has no torch"
+    from training.evaluation.perceptual import LpipsMissing, lpips_distances
+
+    table, target = ProtectedTable(task.receipts_url), Storage(task.target_url)
+    pairs = photo_pairs(table, target, task.drop, task.catalog, task.keys)
+    try:
+        return [float(value) for value in lpips_distances((pair.clean, pair.protected) for pair in pairs)]
+    except LpipsMissing as missing:
+        return f"LPIPS was not measured: {missing}"
+
+
 def measure_protection(task: MeasureTask) -> ModelEffect | str:
     """Returns what was measured, or one sentence that says why nothing was measured."""
     if importlib.util.find_spec("torch") is None:

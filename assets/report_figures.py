@@ -8,7 +8,7 @@ import heapq
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +46,8 @@ class DropFigures:
         bytes_out: of the same photos, protected.
         engines: protected photos by engine.
         largest_change: largest change of a value before encoding, in levels; 0 if nothing is protected.
-        measures: spread of psnr (dB), ssim, survival_gain and survival_cosine; a measure that no photo has is left out.
+        measures: spread of psnr (dB), ssim, survival_gain and survival_cosine, and lpips of a sample where it could be
+            measured; a measure that no photo has is left out.
         held_back: (name, reason, detail) of the first LISTED photos that are quarantined.
         sample: keys of a seeded sample of protected photos.
         defender_digest: what protected them; empty if nothing did.
@@ -122,7 +123,7 @@ def read_figures(table: ProtectedTable, drop: str, sample: int, seed: int, rows_
         bytes_in=bytes_in,
         bytes_out=bytes_out,
         largest_change=largest,
-        measures={name: _spread(np.array(found, np.float32)) for name, found in values.items() if found},
+        measures={name: spread(np.array(found, np.float32)) for name, found in values.items() if found},
         held_back=held_back,
         sample=[key for _, key in sorted(chosen, reverse=True)],
         defender_digest=defender,
@@ -136,9 +137,10 @@ def _rows(table: ProtectedTable, drop: str) -> Iterator[dict[str, Any]]:
         yield from batch.to_pylist()
 
 
-def _spread(values: NDArray[np.float32]) -> Spread:
+def spread(values: NDArray[np.float32], *, worst: Literal["least", "most"] = "least") -> Spread:
+    """Returns how a measure is spread; `worst` says which of its ends is bad."""
     low, median, high = (float(value) for value in np.percentile(values, [5, 50, 95]))
-    return Spread(low, median, high, float(values.min()), values)
+    return Spread(low, median, high, float(values.min() if worst == "least" else values.max()), values)
 
 
 def _cell(value: Any) -> Any:

@@ -16,6 +16,7 @@ from resources.defender_registry import DefenderEntry
 MEASURE_NAMES = {
     "psnr": "PSNR, dB",
     "ssim": "SSIM",
+    "lpips": "LPIPS (AlexNet), of the sample",
     "survival_gain": "share of the perturbation that survives encoding",
     "survival_cosine": "cosine of the decoded and the intended perturbation",
 }
@@ -33,7 +34,8 @@ class Page:
         figures: the numbers.
         defender: what protected; None if it is not known here any more, or nothing is protected.
         effects: what was measured on frozen models.
-        remarks: why something was not measured.
+        remarks: why something was not measured on models.
+        look_remark: why LPIPS was not measured, or "".
         draws: time steps a photo.
         quality_svg: our own drawing, or "".
         effect_svg: our own drawing, or "".
@@ -51,6 +53,7 @@ class Page:
     defender: DefenderEntry | None
     effects: Sequence[ModelEffect]
     remarks: Sequence[str]
+    look_remark: str
     draws: int
     quality_svg: str = field(repr=False)
     effect_svg: str = field(repr=False)

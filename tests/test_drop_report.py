@@ -1,4 +1,5 @@
 import csv
+import importlib.util
 import io
 import json
 import re
@@ -161,6 +162,8 @@ def test_protection_is_measured_against_noise_of_equal_norm(tmp_path: Path, pipe
     assert page.count("That is more than Gaussian noise") == claims
     assert page.count("That is not more than noise") == len(effects) - claims
     assert json.loads(request.folder.read_bytes(FIGURES))["protection"] == effects
+    measured = importlib.util.find_spec("lpips") is not None
+    assert ("lpips" in report.figures["look"]) == measured != ("LPIPS was not measured: the package" in page)
 
 
 def test_photos_whose_originals_are_gone_are_not_measured(tmp_path: Path, pipelines: dict[str, Path]) -> None:
