@@ -163,6 +163,7 @@ class Workers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None and self._cluster is not None:
+            logging.getLogger("distributed").setLevel(logging.CRITICAL)  # it would report the dead after its own close
             _kill_workers(self._cluster)  # a terminated process has seconds left, and busy workers would take longer
         for resource in (self._client, self._cluster):
             if resource is not None:

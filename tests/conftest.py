@@ -1,4 +1,5 @@
 import os
+import signal
 import sys
 import uuid
 from collections.abc import Iterator
@@ -14,6 +15,9 @@ from resources.storage import Storage
 for name in [name for name in os.environ if name.startswith("AWS_")]:
     del os.environ[name]
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+
+# A shell that runs tests in the background has them ignore interrupts, and the programs that they start inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def missing_service(reason: str) -> None:
@@ -70,7 +74,7 @@ def dask_client() -> Iterator[Any]:
 
     with (
         LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None
+            n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address="127.0.0.1:0"
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):

@@ -60,7 +60,8 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
     s3_port = ports.pop()
     environment = {**os.environ, "AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
     command = [binary, "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-admin.ui=false"]
-    command += ["-webdav=false", f"-bucket={BUCKET}", f"-s3.port={s3_port}", *options]
+    command += ["-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"]
+    command += [f"-bucket={BUCKET}", f"-s3.port={s3_port}", *options]
     with (folder / "weed.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=folder)
     server = S3Server(f"http://127.0.0.1:{s3_port}", BUCKET)
