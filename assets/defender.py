@@ -86,14 +86,17 @@ def train_on(workers: Workers, config: DefenderRunConfig, places: Places) -> dic
             raise RuntimeError("the worker died while it trained: run again to go on from the last checkpoint")
         found = done.result
     sheet = storage.read_bytes(SAMPLES) if config.sample_sheet and storage.exists(SAMPLES) else None
-    losses = losses_picture(places.registry().resolve(str(found)).config["training"]["losses"], "png")
+    losses = places.registry().resolve(str(found)).config["training"].get("losses")  # None: by an earlier version
+    pictures = {"loss": inline_picture("losses", losses_picture(losses, "png"), "png")} if losses else {}
+    if sheet:
+        pictures["samples"] = inline_picture("clean, protected, amplified change", sheet, "jpeg")
     return {
         "digest": str(found),
         "trained in this run": trained,
         "photos": len(arrays["pixels"]),
         "perturbations": len(arrays["teacher"]),
-        "loss": inline_picture("losses", losses, "png"),
-    } | ({"samples": inline_picture("clean, protected, amplified change", sheet, "jpeg")} if sheet else {})
+        **pictures,
+    }
 
 
 def training_arrays(config: DefenderRunConfig, places: Places, *, with_teacher: bool) -> dict[str, np.ndarray]:

@@ -6,6 +6,7 @@ Replaced shard files stay for the table's history until `assets.vacuum` removes 
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -93,14 +94,18 @@ def forget(target: str, keys: frozenset[str], *, home: str | None = None, dry_ru
         reports += [Storage(home).child("reports", drop)] if home is not None else []
         folder = Storage(target) if kind == "files" else None
         place = _Place(table, folder, drop, state, tuple(report for report in reports if report.is_folder()), home)
-        _forget_in(place, keys, result, dry_run)
-        result.left += _traces(place, keys)
+        locked = run_lock(catalog_storage(state, drop), drop) if state and not dry_run else contextlib.nullcontext()
+        with locked:
+            _forget_in(place, keys, result, dry_run)
     return result
 
 
 def _forget_in(place: _Place, keys: frozenset[str], result: Forgotten, dry_run: bool) -> None:
     """Removes the photos from one drop."""
     known = shards_with(place.table, place.drop, keys)
+    catalogs = catalog_storage(place.state, place.drop) if place.state is not None else None
+    if not known and not (catalogs and catalogs_with(catalogs, keys)):
+        return
     live = set(place.table.live_files(place.drop))
     rows = [key for path in known if path in live for (key,) in place.table.read_shard(path, ["key"]) if key in keys]
     catalog = read_current(place.state, place.drop) if place.state is not None else None
@@ -108,20 +113,19 @@ def _forget_in(place: _Place, keys: frozenset[str], result: Forgotten, dry_run: 
     if rows:
         result.drops[place.drop] = len(rows)
     if dry_run:
+        result.left += _traces(place, keys)
         return
     if catalog is not None and place.state is not None:
-        with run_lock(catalog_storage(place.state, place.drop), place.drop):
-            catalog = write_catalog_without(place.state, place.drop, catalog, keys)
-            _commit_without(place, catalog, keys, len(rows))
+        catalog = write_catalog_without(place.state, place.drop, catalog, keys)
+        _commit_without(place, catalog, len(rows))
     names = names_in(place.table, known, keys)
-    if place.folder is not None:
+    if place.folder is not None and names:
         taken = {name for drop in place.table.drops() for name in published_names(place.table, drop)}
         for name in sorted(names - taken):
             if place.folder.exists(name):
                 place.folder.delete(name)
                 result.deleted += 1
-    if place.state is not None:
-        catalogs = catalog_storage(place.state, place.drop)
+    if catalogs is not None:
         for path in catalogs_with(catalogs, keys):
             catalogs.delete(path)
             result.deleted += 1
@@ -131,9 +135,10 @@ def _forget_in(place: _Place, keys: frozenset[str], result: Forgotten, dry_run: 
                 report.delete(entry.path)
                 result.deleted += 1
         result.deleted += forget_training(place.home, place.drop) if place.home is not None else 0
+    result.left += _traces(place, keys)
 
 
-def _commit_without(place: _Place, catalog: DropCatalog, keys: frozenset[str], count: int) -> None:
+def _commit_without(place: _Place, catalog: DropCatalog, count: int) -> None:
     """Commits shards without the photos, in place of those that have them."""
     live = place.table.live_files(place.drop)
     schema = place.table.schema()

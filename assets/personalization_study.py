@@ -1,11 +1,11 @@
 """The attacker's side: people are taught to diffusion models from clean and from protected photos, and compared."""
 
-import base64
 from pathlib import Path
 
 from dagster import AssetExecutionContext, Config, MaterializeResult, MetadataValue, asset
 from pydantic import Field
 
+from assets.inline_pictures import inline_picture
 from assets.operations import GPU_POOL, RETRIES, TRAINING_OWNERS, mistakes_are_final
 from assets.study_page import aims, label
 from assets.study_pictures import cells_picture
@@ -58,9 +58,7 @@ def personalization_study(
             command="asset personalization_study",
         )
         summary = run_study(request, workers, lambda done, total, *_: context.log.info(f"{done} of {total} units"))
-    plot = base64.b64encode(
-        cells_picture([(label(row), row.ism, row.cell.kind) for row in summary.cells], "png")
-    ).decode()
+    plot = cells_picture([(label(row), row.ism, row.cell.kind) for row in summary.cells], "png")
     return MaterializeResult(
         metadata={
             "page": MetadataValue.url(folder.uri(PAGE)),
@@ -69,6 +67,6 @@ def personalization_study(
             "aims": MetadataValue.md(
                 "\n".join(f"- {'met' if aim.met else '**missed**'}: {aim.text}: {aim.reached}" for aim in aims(summary))
             ),
-            "similarity": MetadataValue.md(f"![similarity](data:image/png;base64,{plot})"),
+            "similarity": inline_picture("similarity", plot, "png"),
         }
     )

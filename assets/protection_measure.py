@@ -7,12 +7,13 @@ resized to the model's own resolution, as an attacker would. Noise is matched in
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from assets.drop_plan import DropCatalog
-from assets.photo_pairs import photo_pairs
+from assets.photo_pairs import PhotoPair, photo_pairs
 from assets.training_photos import centre_square
 from assets.training_tasks import load_models, sources
 from resources.commits import ProtectedTable
@@ -21,8 +22,8 @@ from training.evaluation.statistics import Interval, bootstrap_mean
 
 
 @dataclass(frozen=True)
-class MeasureTask:
-    """One model and the photos to measure it on.
+class LookTask:
+    """Published photos that are compared with their originals.
 
     Attributes:
         receipts_url: the table.
@@ -30,9 +31,6 @@ class MeasureTask:
         drop: the drop's name.
         catalog: the drop's catalog.
         keys: the photos.
-        models_json: a list of one model.
-        draws: time steps a photo.
-        seed: of time steps and noise.
     """
 
     receipts_url: str
@@ -40,6 +38,24 @@ class MeasureTask:
     drop: str
     catalog: DropCatalog
     keys: tuple[str, ...]
+
+    def pairs(self) -> Iterator[PhotoPair]:
+        """Yields those whose originals can be read."""
+        return photo_pairs(
+            ProtectedTable(self.receipts_url), Storage(self.target_url), self.drop, self.catalog, self.keys
+        )
+
+
+@dataclass(frozen=True)
+class MeasureTask(LookTask):
+    """One model and the photos to measure it on.
+
+    Attributes:
+        models_json: a list of one model.
+        draws: time steps a photo.
+        seed: of time steps and noise.
+    """
+
     models_json: str
     draws: int
     seed: int
@@ -75,27 +91,14 @@ class ModelEffect:
         return min(self.protected.low, self.over_gaussian.low, self.over_signs.low) > 0
 
 
-@dataclass(frozen=True)
-class LookTask:
-    """Photos whose look is measured by a network; see the fields of the same names of `MeasureTask`."""
-
-    receipts_url: str
-    target_url: str
-    drop: str
-    catalog: DropCatalog
-    keys: tuple[str, ...]
-
-
 def measure_look(task: LookTask) -> list[float] | str:
     """Returns the LPIPS distances of published photos from their originals, or one sentence that says why not."""
     if importlib.util.find_spec("torch") is None:
         return "LPIPS was not measured: the worker has no torch"
     from training.evaluation.perceptual import LpipsMissing, lpips_distances
 
-    table, target = ProtectedTable(task.receipts_url), Storage(task.target_url)
-    pairs = photo_pairs(table, target, task.drop, task.catalog, task.keys)
     try:
-        return [float(value) for value in lpips_distances((pair.clean, pair.protected) for pair in pairs)]
+        return [float(value) for value in lpips_distances((pair.clean, pair.protected) for pair in task.pairs())]
     except LpipsMissing as missing:
         return f"LPIPS was not measured: {missing}"
 
@@ -109,8 +112,7 @@ def measure_protection(task: MeasureTask) -> ModelEffect | str:
     (model,) = load_models(task.models_json)
     side = model.native_resolution
     clean, protected = [], []
-    table = ProtectedTable(task.receipts_url)
-    for pair in photo_pairs(table, Storage(task.target_url), task.drop, task.catalog, task.keys):
+    for pair in task.pairs():
         clean.append(centre_square(pair.clean, side))
         protected.append(centre_square(pair.protected, side))
     if len(clean) < 2:

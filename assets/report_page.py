@@ -5,9 +5,8 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from typing import Any
 
+from assets.html_templates import html_template
 from assets.protection_measure import ModelEffect
 from assets.report_figures import LISTED, DropFigures
 from assets.report_pictures import amplification
@@ -68,7 +67,7 @@ def render(page: Page) -> bytes:
     from markupsafe import Markup
 
     sheet = base64.b64encode(page.sheet).decode() if page.sheet else ""
-    text: str = _template().render(
+    text: str = html_template("report.html.jinja").render(
         page=page,
         figures=page.figures,
         share=lambda count: f"{100 * count / page.figures.photos:.1f} %",
@@ -81,23 +80,3 @@ def render(page: Page) -> bytes:
         sheet=sheet,
     )
     return text.encode()
-
-
-def signed(value: float) -> str:
-    """A change with its sign."""
-    return f"{value:+.4f}"
-
-
-@cache
-def _template() -> Any:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("assets", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["signed"] = signed
-    return environment.get_template("report.html.jinja")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from assets.html_templates import html_template
 from assets.study_pictures import cells_picture
 
 if TYPE_CHECKING:
@@ -92,18 +93,10 @@ def aims(summary: StudySummary) -> list[Aim]:
 
 def render_study(page: StudyPage) -> bytes:
     """Returns the page in UTF-8."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=PackageLoader("assets", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     rows = page.summary.cells
-    text: str = environment.get_template("study.html.jinja").render(
+    text: str = html_template("study.html.jinja").render(
         page=page,
         figures=page.figures,
         rows=rows,

@@ -15,8 +15,8 @@ import torch
 
 from models.checkpoint import load_defender
 from models.frozen_diffusion import load_frozen_diffusion
-from training.batches import pixels_to_signed
 from training.embedded.faces import load_faces
+from training.evaluation.defended import perturb_squares
 from training.evaluation.protection_effect import protection_effect
 from training.evaluation.statistics import bootstrap_mean
 
@@ -38,9 +38,7 @@ def main() -> None:
     model = load_frozen_diffusion(options.model)
     defender, _ = load_defender(options.defender)
     clean = load_faces(options.photos, defender.size.working_resolution).pixels[: options.count]
-    levels = defender(pixels_to_signed(clean), torch.full((len(clean),), float(options.budget)))
-    wanted = levels.round().permute(0, 2, 3, 1).numpy().astype(np.int16)
-    protected = np.clip(clean.astype(np.int16) + wanted, 0, 255).astype(np.uint8)
+    protected = (clean + perturb_squares(defender, clean, options.budget)).astype(np.uint8)
     losses = protection_effect(model, clean, protected, draws=options.draws, seed=options.seed)
     psnr = 10 * np.log10(255**2 / np.square(protected.astype(float) - clean).mean())
     print(

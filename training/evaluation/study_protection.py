@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from models.defender import Defender
 from models.frozen_diffusion import FrozenDiffusion
-from training.batches import pixels_to_signed
 from training.evaluation.controls import gaussian_control
+from training.evaluation.defended import perturb_squares
 from training.evaluation.study_cells import CLEAN, NOISE, TEACHER, UNTRAINED, Cell
 from training.teachers.config import TeacherConfig
 from training.teachers.methods import precompute_perturbations
@@ -68,12 +67,9 @@ def teacher_config(method: str, budget: int, seed: int) -> TeacherConfig:
     )
 
 
-@torch.no_grad()
 def defend(defender: Defender, photos: NDArray[np.uint8], budget: int) -> NDArray[np.uint8]:
     """Protects (N, S, S, 3) photos of the defender's resolution in one pass."""
-    budgets = torch.full((len(photos),), float(budget))
-    levels = defender(pixels_to_signed(photos), budgets).round().permute(0, 2, 3, 1)  # (N, S, S, 3)
-    return np.asarray(np.clip(photos.astype(np.int16) + levels.numpy().astype(np.int16), 0, 255), np.uint8)
+    return (photos + perturb_squares(defender, photos, budget)).astype(np.uint8)
 
 
 def matched_noise(clean: NDArray[np.uint8], protected: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
