@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from assets.study_page import StudyPage, render_study
 from assets.study_tasks import StudyDone, StudyTask, run_study_task
-from resources.dask_workers import Workers, cores
+from resources.dask_workers import Workers
+from resources.local_clusters import cores
 from resources.storage import Storage
 
 if TYPE_CHECKING:

@@ -9,14 +9,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import heapq
-import importlib.util
 import ipaddress
 import itertools
 import logging
-import os
 import random
-import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
@@ -25,6 +21,7 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
+from resources.local_clusters import cores, embedded_cluster, gpu_cluster, has_gpu_workers, kill_workers
 from resources.worker_versions import check_versions
 
 TaskT = TypeVar("TaskT")
@@ -102,22 +99,6 @@ def _is_loopback(host: str | None) -> bool:
         return False
 
 
-def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def visible_gpus() -> list[str]:
-    """Names of the NVIDIA GPUs of this machine, found without torch; empty if there are none."""
-    try:
-        found = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, timeout=20
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return [line.strip() for line in found.stdout.splitlines() if line.strip()] if found.returncode == 0 else []
-
-
 def task_key(prefix: str, task: object, attempt: int = 0) -> str:
     """A Dask key derived from the task's content; no file name appears in it."""
     return f"{prefix}-{hashlib.sha256(repr(task).encode()).hexdigest()[:40]}-{attempt}"
@@ -164,7 +145,7 @@ class Workers:
     ) -> None:
         if kind is not None and self._cluster is not None:
             logging.getLogger("distributed").setLevel(logging.CRITICAL)  # it would report the dead after its own close
-            _kill_workers(self._cluster)  # a terminated process has seconds left, and busy workers would take longer
+            kill_workers(self._cluster)  # a terminated process has seconds left, and busy workers would take longer
         for resource in (self._client, self._cluster):
             if resource is not None:
                 with contextlib.suppress(TimeoutError):
@@ -241,7 +222,7 @@ class Workers:
                 ) from error
             return
         wanted = min(self.settings.n_workers or cores(), max(1, expected))
-        self._cluster = _gpu_cluster() if self.settings.use_gpus else None
+        self._cluster = gpu_cluster() if self.settings.use_gpus else None
         if self._cluster is None:
             try:
                 self._cluster = embedded_cluster(wanted)
@@ -249,58 +230,6 @@ class Workers:
                 raise WorkersUnavailable(f"no worker process can be started on this machine: {error}") from error
         self._client = Client(self._cluster, set_as_default=False)
         self._client.wait_for_workers(1, timeout=60)
-
-
-def embedded_cluster(n_workers: int) -> Any:
-    """Worker processes of one thread each that listen on the loopback interface alone, behind a temporary TLS key."""
-    import dask
-    from distributed import LocalCluster
-
-    settings = {
-        "distributed.scheduler.allowed-failures": 1,
-        "distributed.admin.log-format": "%(message)s",
-        "distributed.worker.memory.terminate": 0.95,
-        "distributed.nanny.pre-spawn-environ.OPENCV_FOR_THREADS_NUM": 1,
-    }
-    with dask.config.set(settings):
-        return LocalCluster(
-            n_workers=n_workers,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-            security=True,
-            preload=["resources.worker_process"],
-            silence_logs=logging.CRITICAL,
-        )
-
-
-def _kill_workers(cluster: Any) -> None:
-    """Ends embedded worker processes without waiting for their tasks, and keeps their nannies from restarting them."""
-    for nanny in list(cluster.workers.values()):
-        nanny.close_gracefully()
-        if nanny.pid:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(nanny.pid, signal.SIGKILL)
-
-
-def _gpu_cluster() -> Any:
-    """One worker a GPU, labelled GPU; None without GPUs or without dask_cuda."""
-    if importlib.util.find_spec("dask_cuda") is None or not visible_gpus():
-        return None
-    from dask_cuda import LocalCUDACluster  # type: ignore[import-not-found,unused-ignore]
-
-    cluster = LocalCUDACluster(
-        host="127.0.0.1", dashboard_address="127.0.0.1:0", resources={"GPU": 1}, silence_logs=logging.CRITICAL
-    )
-    cluster.cuda = True
-    return cluster
-
-
-def has_gpu_workers(client: Any) -> bool:
-    """Whether a worker of the cluster offers the resource GPU."""
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    return any(worker.get("resources", {}).get("GPU", 0) >= 1 for worker in workers)
 
 
 def _run_here(function: Callable[[TaskT], ResultT], tasks: Iterable[TaskT]) -> Iterator[Completed[TaskT, ResultT]]:

@@ -72,7 +72,7 @@ def _probe_storage() -> bool:
 
 def _print_hardware() -> None:
     from models.engines import available_providers
-    from resources.dask_workers import cores, visible_gpus
+    from resources.local_clusters import cores, visible_gpus
 
     print(f"cores             {cores()}")
     print(f"GPUs              {', '.join(visible_gpus()) or 'none'}")

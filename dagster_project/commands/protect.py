@@ -154,8 +154,8 @@ def estimate(request: ProtectionRequest, workers: WorkerSettings) -> dict[str, A
     from models.images import PhotoRefused
     from models.protector import Protector
     from resources.catalogs import list_source
-    from resources.dask_workers import cores
     from resources.defender_registry import fetch_defender
+    from resources.local_clusters import cores
 
     listing = list_source(request.source)
     name = request.defender.onnx_file
