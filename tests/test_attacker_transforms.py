@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from quick_pipelines import photo_crops
 
+from models.checkpoint import load_defender
 from models.frozen_diffusion import FrozenDiffusion, load_frozen_diffusion
 from training.evaluation.attacker_transforms import transform_photos
 from training.evaluation.purification import purify
-from training.evaluation.study_cells import TRANSFORMS
+from training.evaluation.restoration import RestorationConfig, RestorationNetwork, train_restoration
+from training.evaluation.study_cells import RESTORE, SIMPLE_TRANSFORMS, TRANSFORMS
 from training.evaluation.study_protection import matched_noise
 
 
@@ -16,14 +18,22 @@ def model(request: pytest.FixtureRequest, pipelines: dict[str, Path]) -> FrozenD
     return load_frozen_diffusion(str(pipelines[request.param]))
 
 
+@pytest.fixture(scope="module")
+def restoration() -> RestorationNetwork:
+    defender = load_defender(Path(__file__).parents[1] / "models" / "weights" / "default")[0]
+    return train_restoration(defender, photo_crops(8, seed=4), RestorationConfig(width=4, blocks=1, steps=4))[0]
+
+
 @pytest.mark.parametrize("name", TRANSFORMS)
-def test_every_transformation_changes_photos_keeps_their_shape_and_repeats(model: FrozenDiffusion, name: str) -> None:
+def test_every_transformation_changes_photos_keeps_their_shape_and_repeats(
+    model: FrozenDiffusion, restoration: RestorationNetwork, name: str
+) -> None:
     photos = photo_crops(2, seed=5)
-    changed = transform_photos(photos, name, model, seed=1)
+    changed = transform_photos(photos, name, model, seed=1, restoration=restoration)
     assert changed.shape == photos.shape and changed.dtype == np.uint8
     assert not np.array_equal(changed, photos)
-    assert np.array_equal(changed, transform_photos(photos, name, model, seed=1))
-    if name != "crop-rotate" and not name.startswith("purify"):  # the quick pipelines decode to mush
+    assert np.array_equal(changed, transform_photos(photos, name, model, seed=1, restoration=restoration))
+    if name in (*SIMPLE_TRANSFORMS, RESTORE) and name != "crop-rotate":  # the quick pipelines decode to mush
         assert np.corrcoef(changed.ravel(), photos.ravel())[0, 1] > 0.8
 
 
@@ -56,6 +66,8 @@ def test_noise_has_the_norm_of_what_it_is_compared_with() -> None:
 
 
 def test_an_unknown_transformation_gives_a_sentence(model: FrozenDiffusion) -> None:
-    with pytest.raises(ValueError, match="unknown: jpeg-Q, purify, purify-patches, resize"):
+    with pytest.raises(ValueError, match="unknown: one of jpeg-Q, purify, purify-patches, upscale, restore, resize"):
         transform_photos(photo_crops(1), "magic", model, 0)
+    with pytest.raises(ValueError, match="needs a network"):
+        transform_photos(photo_crops(1), RESTORE, model, 0)
     assert np.array_equal(transform_photos(photo_crops(1), "", model, 0), photo_crops(1))

@@ -6,6 +6,7 @@ Each works on (N, S, S, 3) uint8 photos and keeps their size. N photos, S side.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -13,6 +14,12 @@ from numpy.typing import NDArray
 
 from models.frozen_diffusion import FrozenDiffusion
 from training.evaluation.purification import purify, purify_patches
+from training.evaluation.restoration import RestorationNetwork, restore
+from training.evaluation.study_cells import RESTORE, UPSCALE
+from training.evaluation.upscaling import upscale, upscale_with
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionUpscalePipeline
 
 Photos = NDArray[np.uint8]
 
@@ -23,17 +30,28 @@ LARGEST_TURN = 8.0  # degrees
 CROPPED = 0.9  # of the side
 
 
-def transform_photos(photos: Photos, name: str, purifier: FrozenDiffusion, seed: int) -> Photos:
+def transform_photos(
+    photos: Photos,
+    name: str,
+    purifier: FrozenDiffusion,
+    seed: int,
+    *,
+    upscaler: StableDiffusionUpscalePipeline | None = None,
+    restoration: RestorationNetwork | None = None,
+) -> Photos:
     """Applies a named transformation.
 
     Args:
         photos: at the model's resolution.
-        name: `jpeg-Q`, `resize`, `blur`, `noise`, `crop-rotate`, `purify`, `purify-patches`, or "" for none.
-        purifier: the diffusion model that the last two use.
+        name: `jpeg-Q`, `resize`, `blur`, `noise`, `crop-rotate`, `purify`, `purify-patches`, `upscale`, `restore`, or
+            "" for none.
+        purifier: the diffusion model that the two purifiers use.
         seed: of what is random.
+        upscaler: what `upscale` enlarges with; the purifier if None.
+        restoration: the network that `restore` applies.
 
     Raises:
-        ValueError: if there is no such transformation.
+        ValueError: if there is no such transformation, or no network to restore with.
     """
     random = np.random.default_rng(seed)
     if not name:
@@ -44,6 +62,12 @@ def transform_photos(photos: Photos, name: str, purifier: FrozenDiffusion, seed:
         return purify(purifier, photos, seed=seed)
     if name == "purify-patches":
         return purify_patches(purifier, photos, seed=seed)
+    if name == UPSCALE:
+        return upscale(purifier, photos, seed=seed) if upscaler is None else upscale_with(upscaler, photos, seed=seed)
+    if name == RESTORE:
+        if restoration is None:
+            raise ValueError("transformation 'restore' needs a network that was trained on pairs of the defender")
+        return restore(restoration, photos)
     kinds: dict[str, Callable[[Photos], Photos]] = {
         "resize": shrink_and_enlarge,
         "blur": lambda photo: np.asarray(cv2.GaussianBlur(photo, (0, 0), BLUR_SIGMA), np.uint8),
@@ -51,7 +75,8 @@ def transform_photos(photos: Photos, name: str, purifier: FrozenDiffusion, seed:
         "crop-rotate": lambda photo: crop_and_rotate(photo, random),
     }
     if name not in kinds:
-        raise ValueError(f"transformation {name!r} is unknown: jpeg-Q, purify, purify-patches, {', '.join(kinds)}")
+        known = ("jpeg-Q", "purify", "purify-patches", UPSCALE, RESTORE, *kinds)
+        raise ValueError(f"transformation {name!r} is unknown: one of {', '.join(known)}")
     return _each(photos, kinds[name])
 
 

@@ -50,18 +50,44 @@ def purify_patches(model: FrozenDiffusion, photos: NDArray[np.uint8], *, seed: i
     large = round(ENLARGED * side)
     for turn in range(ROUNDS):
         wide = np.stack([cv2.resize(photo, (large, large), interpolation=cv2.INTER_CUBIC) for photo in photos])
-        corners = [(top, left) for top in (0, large - side) for left in (0, large - side)]
-        total = np.zeros(wide.shape, np.float64)
-        count = np.zeros((large, large, 1))
-        for index, (top, left) in enumerate(corners):
-            patch = np.ascontiguousarray(wide[:, top : top + side, left : left + side])
-            clean = purify(model, patch, seed=seed + 101 * turn + index, strength=PATCH_STRENGTH, steps=PATCH_STEPS)
-            total[:, top : top + side, left : left + side] += clean
-            count[top : top + side, left : left + side] += 1
-        blended = [cv2.resize(photo, (side, side), interpolation=cv2.INTER_AREA) for photo in total / count]
+        clean = purify_tiles(model, wide, seed=seed + 101 * turn, strength=PATCH_STRENGTH, steps=PATCH_STEPS)
+        blended = [cv2.resize(photo, (side, side), interpolation=cv2.INTER_AREA) for photo in clean]
         mixed = KEPT * np.stack(blended) + (1 - KEPT) * photos
         photos = np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
     return photos
+
+
+def purify_tiles(
+    model: FrozenDiffusion, wide: NDArray[np.uint8], *, seed: int, strength: float, steps: int
+) -> NDArray[np.float64]:
+    """Purifies photos that are larger than the model's resolution in tiles of it.
+
+    Args:
+        model: what denoises.
+        wide: (B, W, W, 3) photos, W at least S.
+        seed: of the first tile's noise; the next one's is one higher.
+        strength: t* over T.
+        steps: of the sampler.
+
+    Returns:
+        (B, W, W, 3) levels, unrounded; tiles overlap by half of S or more, and are averaged where they do.
+    """
+    side = model.native_resolution
+    corners = [(top, left) for top in _starts(wide.shape[1], side) for left in _starts(wide.shape[1], side)]
+    total = np.zeros(wide.shape, np.float64)
+    count = np.zeros((*wide.shape[1:3], 1))
+    for index, (top, left) in enumerate(corners):
+        tile = np.ascontiguousarray(wide[:, top : top + side, left : left + side])  # (B, S, S, 3)
+        clean = purify(model, tile, seed=seed + index, strength=strength, steps=steps)
+        total[:, top : top + side, left : left + side] += clean
+        count[top : top + side, left : left + side] += 1
+    return np.asarray(total / count)
+
+
+def _starts(large: int, side: int) -> list[int]:
+    """Where tiles begin, evenly, so that neighbours overlap by half or more."""
+    gaps = -(-2 * (large - side) // side)
+    return [round(index * (large - side) / max(1, gaps)) for index in range(gaps + 1)]
 
 
 def _ddim_step(model: FrozenDiffusion, noisy: Tensor, now: int, then: int) -> Tensor:

@@ -12,7 +12,11 @@ UNTRAINED, CLEAN, NOISE, TEACHER, DEFENDER = "untrained", "clean", "noise", "tea
 KINDS = (UNTRAINED, CLEAN, NOISE, TEACHER, DEFENDER)
 BASE_BUDGET = 16  # at 64 px; a small photo offers few values to move
 BUDGETS = (6, 12)
-TRANSFORMS = ("jpeg-95", "jpeg-75", "jpeg-50", "resize", "blur", "noise", "crop-rotate", "purify", "purify-patches")
+UPSCALE, RESTORE = "upscale", "restore"
+SIMPLE_TRANSFORMS = ("jpeg-95", "jpeg-75", "jpeg-50", "resize", "blur", "noise", "crop-rotate")
+TRANSFORMS = (*SIMPLE_TRANSFORMS, "purify", "purify-patches", UPSCALE, RESTORE)
+SHARES = (0.5, 0.25)
+OTHER_RECIPES = ("lora_textual_inversion_64", "textual_inversion_64")
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,9 @@ class Cell:
 def base_cells(defenders: tuple[str, ...], teachers: tuple[str, ...], model: str) -> list[Cell]:
     """What `make study` runs: the gain, and each protection at the base budget; the first defender at others too.
 
+    The other defenders stand beside it at the base budget: one that was trained on Adv-SDS alone says what the
+    regression adds.
+
     Args:
         defenders: names; the first is the one that is judged.
         teachers: methods.
@@ -79,6 +86,8 @@ def full_cells(
 ) -> list[Cell]:
     """What `make study-full` runs: the base cells, the other budgets, and one robustness factor at a time.
 
+    Noise, teachers and the other defenders are there at every budget; robustness rows are of the first defender.
+
     Args:
         defenders: names; the first is the one that is judged.
         teachers: methods.
@@ -87,12 +96,13 @@ def full_cells(
     """
     cells = base_cells(defenders, teachers, model)
     first = cells[2]
+    beside = [cell for cell in cells if cell.budget == BASE_BUDGET and cell != first]
     for budget in BUDGETS:
-        cells += [replace(cell, budget=budget) for cell in cells[3 : 3 + len(teachers) + len(defenders)]]
+        cells += [replace(cell, budget=budget) for cell in beside]
     rows = [replace(first, transform=transform) for transform in TRANSFORMS]
-    rows += [replace(first, share=share) for share in (0.5, 0.25)]
+    rows += [replace(first, share=share) for share in SHARES]
     rows += [replace(first, model=other) for other in others]
-    rows += [replace(first, recipe=recipe) for recipe in ("lora_textual_inversion_64", "textual_inversion_64")]
+    rows += [replace(first, recipe=recipe) for recipe in OTHER_RECIPES]
     for row in rows:
         cells += [row.untrained, row.reference, row]
     return list(dict.fromkeys(cells))
