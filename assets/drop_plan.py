@@ -24,8 +24,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from assets.photo_index import PhotoIndex
+from resources.mapped_tables import SLICE, map_table
 from resources.schemas import CATALOG
 from resources.storage import Storage
 
@@ -102,11 +104,15 @@ def read_current(state_url: str, drop: str) -> DropCatalog | None:
 
 
 def read_catalog(catalog: DropCatalog) -> pa.Table:
-    """Returns all rows of a catalog."""
+    """Returns all rows of a catalog, mapped from a temporary file."""
     parent, name = Storage(catalog.url).as_parent_and_name()
     with parent.open(name) as file:
-        rows = pq.ParquetFile(file, page_checksum_verification=True).read(use_threads=False)
-    return rows.drop_columns([SHARD]) if SHARD in rows.column_names else rows
+        parquet = pq.ParquetFile(file, page_checksum_verification=True)
+        schema = parquet.schema_arrow
+        kept = [column for column in schema.names if column != SHARD]
+        groups = range(parquet.metadata.num_row_groups)
+        tables = (parquet.read_row_group(group, columns=kept, use_threads=False) for group in groups)
+        return map_table(tables, pa.schema([schema.field(column) for column in kept], schema.metadata))
 
 
 def read_shard_rows(catalog_url: str, number: int) -> list[dict[str, Any]]:
@@ -193,7 +199,11 @@ def write_catalog_without(state_url: str, drop: str, catalog: DropCatalog, keys:
 
 
 def _store(
-    storage: Storage, rows: pa.Table, groups: list[list[int]], fields: dict[str, Any], previous: DropCatalog | None
+    storage: Storage,
+    rows: pa.Table,
+    groups: list[NDArray[np.int64]],
+    fields: dict[str, Any],
+    previous: DropCatalog | None,
 ) -> DropCatalog:
     """Writes a catalog under the digest of its content, then names it as the current one."""
     with tempfile.TemporaryDirectory() as folder:
@@ -208,27 +218,25 @@ def _store(
     return catalog
 
 
-def bucket_groups(rows: pa.Table, bucket_count: int) -> list[list[int]]:
+def bucket_groups(rows: pa.Table, bucket_count: int) -> list[NDArray[np.int64]]:
     """Row numbers of each bucket that has photos, sorted by key inside."""
     buckets: dict[int, list[int]] = {}
     keys = rows.column("key").to_pylist()
     for i, key in enumerate(keys):
         buckets.setdefault(key_hash(key) % bucket_count, []).append(i)
-    return [sorted(buckets[bucket], key=lambda i: keys[i]) for bucket in sorted(buckets)]
+    return [np.array(sorted(buckets[bucket], key=lambda i: keys[i])) for bucket in sorted(buckets)]
 
 
-def run_groups(rows: pa.Table) -> list[list[int]]:
+def run_groups(rows: pa.Table) -> list[NDArray[np.int64]]:
     """Row numbers of each run: a new one begins with each file, and at each key whose hash says so."""
-    groups: list[list[int]] = []
-    file = None
-    for i, (key, uri) in enumerate(
-        zip(rows.column("key").to_pylist(), rows.column("source_uri").to_pylist(), strict=True)
-    ):
-        if uri != file or key_hash(key) % SHARD_PHOTOS == 0:
-            groups.append([])
-            file = uri
-        groups[-1].append(i)
-    return groups
+    starts, file, number = [], None, 0
+    for batch in rows.select(["key", "source_uri"]).to_batches(max_chunksize=SLICE):
+        for key, uri in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            if uri != file or key_hash(key) % SHARD_PHOTOS == 0:
+                starts.append(number)
+                file = uri
+            number += 1
+    return [np.arange(start, end) for start, end in pairwise([*starts, number])]
 
 
 def key_hash(key: str) -> int:
@@ -259,12 +267,12 @@ def work_key(rows: pa.Table, salt: str) -> str:
     return digest.hexdigest()
 
 
-def _write_groups(path: Path, rows: pa.Table, groups: list[list[int]]) -> None:
+def _write_groups(path: Path, rows: pa.Table, groups: list[NDArray[np.int64]]) -> None:
     schema = CATALOG.append(pa.field(SHARD, pa.int32(), nullable=False))
     with pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as writer:
         for first in range(0, len(groups), GROUP_SHARDS):
             together = groups[first : first + GROUP_SHARDS]
-            order = np.concatenate([np.asarray(group, np.int64) for group in together])
+            order = np.concatenate(together)
             numbers = np.repeat(np.arange(first, first + len(together), dtype=np.int32), [len(g) for g in together])
             part = rows.take(pa.array(order)).append_column(schema.field(SHARD), pa.array(numbers))
             writer.write_table(part, row_group_size=part.num_rows)

@@ -13,8 +13,10 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -27,6 +29,7 @@ from models.policy import ProtectionPolicy
 from models.protector_process import place_of
 from resources.catalogs import SourceListing, list_source, named, open_parquet, parquet_layout
 from resources.dask_workers import Workers, WorkerSettings
+from resources.mapped_tables import filter_table, map_table, sort_table
 from resources.schemas import CATALOG, Reason
 from resources.storage import FileEntry, Storage, StorageUrlError
 
@@ -130,16 +133,9 @@ def index_source(
         kept, tasks = _plan_files(listing, policy_json, known, beside)
     else:
         kept, tasks = _plan_parquet(listing, policy_json, known, open_places(listing.base, uris))
-    tables = [kept]
-    hashed = 0
-    few = len(tasks) == 1 and 0 < len(tasks[0].photos) <= FEW
-    place = Workers(WorkerSettings(n_workers=0)) if few else workers
-    for done in place.run(index_photos, tasks, prefix="index", expected=len(tasks)):
-        found = done.result if done.result is not None else _isolate(done.task, workers)
-        tables.append(found)
-        hashed += found.num_rows
-        progress(found.num_rows)
-    rows = _in_order(pa.concat_tables(tables), listing.kind)
+    found = _read(tasks, workers, progress)
+    rows = _in_order(map_table(chain([kept], found), CATALOG), listing.kind)
+    hashed = rows.num_rows - kept.num_rows
     if listing.kind == "parquet" and hashed:
         rows = _with_unique_keys(rows)
     if not rows.num_rows:
@@ -151,6 +147,16 @@ def index_source(
     used = {entry.path for entries in beside.values() for entry in entries}
     ignored = listing.ignored + len(listing.sidecars) - len(used)
     return PhotoIndex(marked, listing, limits.digest(), ignored, hashed, unchanged)
+
+
+def _read(tasks: list[IndexTask], workers: Workers, progress: Callable[[int], None]) -> Iterator[pa.Table]:
+    """Yields the rows of tasks as they finish."""
+    few = len(tasks) == 1 and 0 < len(tasks[0].photos) <= FEW
+    place = Workers(WorkerSettings(n_workers=0)) if few else workers
+    for done in place.run(index_photos, tasks, prefix="index", expected=len(tasks)):
+        found = done.result if done.result is not None else _isolate(done.task, workers)
+        progress(found.num_rows)
+        yield found
 
 
 def _isolate(task: IndexTask, workers: Workers) -> pa.Table:
@@ -212,9 +218,8 @@ def _plan_parquet(
     base = Storage(listing.base)
     recorded: dict[str, set[str]] = {}
     if known is not None:
-        for uri, identity in zip(
-            known.column("source_uri").to_pylist(), known.column("identity").to_pylist(), strict=True
-        ):
+        files = known.group_by(["source_uri", "identity"]).aggregate([])
+        for uri, identity in zip(*(files.column(name).to_pylist() for name in files.column_names), strict=True):
             recorded.setdefault(uri, set()).add(identity)
     assert listing.layout is not None, "a Parquet listing has a layout"
     keep: list[str] = []
@@ -232,7 +237,7 @@ def _plan_parquet(
         ]
     if known is None or not keep:
         return CATALOG.empty_table(), tasks
-    return known.filter(pc.is_in(known.column("source_uri"), pa.array(keep))), tasks
+    return filter_table(known, pc.is_in(known.column("source_uri"), pa.array(keep))), tasks
 
 
 def _file_rows(task: IndexTask) -> Iterator[dict[str, Any]]:
@@ -292,10 +297,14 @@ def _describe_row(
 
 def _with_unique_keys(rows: pa.Table) -> pa.Table:
     """Gives every later row of a repeated key a numbered one, in source order: names in Parquet need not be unique."""
+    column = rows.column("key")
+    hashes = np.fromiter((hash(key.as_py()) for chunk in column.chunks for key in chunk), np.int64, rows.num_rows)
+    if len(np.unique(hashes)) == rows.num_rows:
+        return rows
     used: set[str] = set()
     repeats: Counter[str] = Counter()
     keys = []
-    for name in rows.column("key").to_pylist():
+    for name in column.to_pylist():
         key = name
         while key in used:
             repeats[name] += 1
@@ -362,4 +371,4 @@ def _mark_names(rows: pa.Table, taken: tuple[str, ...]) -> pa.Table:
 
 def _in_order(rows: pa.Table, kind: str) -> pa.Table:
     columns = ["key"] if kind == "files" else ["source_uri", "row_group", "row_in_group"]
-    return rows.sort_by([(name, "ascending") for name in columns]).combine_chunks()
+    return sort_table(rows, columns)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assets.carried_rows import image_bytes
+from assets.catalog_rows import CatalogRows
 from assets.drop_plan import DropCatalog, read_catalog
 from assets.source_photos import read_original
 from models.images import decode
@@ -53,9 +54,9 @@ def photo_pairs(
         keys: the photos.
     """
     wanted = set(keys)
-    originals = {row["key"]: row for row in read_catalog(catalog).to_pylist() if row["key"] in wanted}
+    originals = CatalogRows(read_catalog(catalog))
     for row in _published_rows(table, drop, wanted):
-        original = read_original(originals.get(row["key"]))
+        original = read_original(originals.row(row["key"]))
         published = target.read_bytes(row["output_path"]) if row["output_path"] else image_bytes(row)
         if original is None or published is None:
             continue

@@ -11,16 +11,18 @@ import heapq
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+
+import pyarrow as pa
 
 from assets.carried_rows import image_bytes
-from assets.drop_plan import read_shard_rows
+from assets.catalog_rows import CatalogRows
+from assets.drop_plan import read_shards
 from assets.kept_metadata import compare_metadata
 from assets.source_photos import read_original
 from assets.verification import DropCheck, Verification
 from resources.catalogs import open_parquet
 from resources.commits import ProtectedTable, ShardFile
-from resources.schemas import Status
+from resources.schemas import CATALOG, Status
 from resources.storage import Storage
 
 COLUMNS = ("key", "status", "flags", "linf_levels", "budget_levels", "psnr", "ssim")
@@ -85,6 +87,8 @@ class Verified:
             mine = getattr(self, name)
             if isinstance(mine, Counter):
                 mine.update(value)
+            elif isinstance(mine, list):
+                mine.extend(value)
             else:
                 setattr(self, name, mine + value)
 
@@ -96,8 +100,7 @@ def verify_shard(task: VerifyTask) -> Verified:
         OSError: for faults of the storage, which the caller repeats.
     """
     table, result = ProtectedTable(task.table_url), Verification()
-    rows = read_shard_rows(task.catalog_url, task.shard) if task.shard is not None else []
-    originals = {row["key"]: row for row in rows}
+    originals = CatalogRows(_rows_of(task))
     DropCheck(table, Storage(task.table_url), "table", task.drop, result, originals).shard(
         ShardFile(task.path, 0, task.rows)
     )
@@ -112,7 +115,15 @@ def verify_shard(task: VerifyTask) -> Verified:
     return verified
 
 
-def _look(table: ProtectedTable, task: VerifyTask, originals: dict[str, dict[str, Any]], verified: Verified) -> None:
+def _rows_of(task: VerifyTask) -> pa.Table:
+    """The catalog's rows of the shard; none where the drop's plan has changed since."""
+    if task.shard is None:
+        return CATALOG.empty_table()
+    ((_, rows),) = read_shards(task.catalog_url, wanted=[task.shard])
+    return rows
+
+
+def _look(table: ProtectedTable, task: VerifyTask, originals: CatalogRows, verified: Verified) -> None:
     """Adds what the receipts say of the look, and compares the metadata of a sample."""
     rows = [dict(zip(COLUMNS, row, strict=True)) for row in table.read_shard(task.path, COLUMNS)]
     verified.statuses.update(row["status"] for row in rows)
@@ -125,7 +136,7 @@ def _look(table: ProtectedTable, task: VerifyTask, originals: dict[str, dict[str
     flags = {row["key"]: tuple(row["flags"] or ()) for row in protected}
     sample = heapq.nsmallest(task.sample, flags, key=lambda key: hashlib.sha256(key.encode()).digest())
     for key, published in _photos(table, task.path, set(sample)):
-        original = read_original(originals.get(key))
+        original = read_original(originals.row(key))
         if original is not None:
             kept = compare_metadata(original, published, flags[key])
             verified.metadata_compared += 1

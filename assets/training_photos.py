@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import cv2
 import numpy as np
@@ -60,7 +61,7 @@ def training_photos(catalog: DropCatalog, side: int) -> Iterator[TrainingPhoto]:
     """Yields every photo of a catalog that can be decoded; one is in memory at a time."""
     rows: pa.Table = read_catalog(catalog)
     policy = ProtectionPolicy()
-    for photo in read_photos(rows.to_pylist()):
+    for photo in chain.from_iterable(read_photos(batch.to_pylist()) for batch in rows.to_batches()):
         if photo.data is None:
             continue
         try:

@@ -16,6 +16,7 @@ import cv2
 import pyarrow as pa
 
 from assets.carried_rows import image_bytes
+from assets.catalog_rows import CatalogRows
 from assets.drop_plan import DropCatalog, read_catalog, read_current, state_url
 from assets.source_photos import read_original
 from models.images import decode
@@ -24,7 +25,7 @@ from models.policy import READ_ALL
 from models.protector import colour_planes
 from resources.catalogs import open_parquet
 from resources.commits import ProtectedTable, ShardFile
-from resources.schemas import PHOTO_SUFFIXES, Status
+from resources.schemas import CATALOG, PHOTO_SUFFIXES, Status
 from resources.storage import Storage
 from resources.unfinished_files import WRITING
 
@@ -148,7 +149,9 @@ def verify_target(
         catalog = catalog_of(target, drop)
         if catalog is None:
             result.add("missing", drop, "catalog", "the drop's catalog is gone: rows cannot be recounted")
-        check = DropCheck(table, Storage(target), kind, drop, result, _originals(catalog, source))
+        originals = CatalogRows(read_catalog(catalog) if catalog is not None else CATALOG.empty_table())
+        moved = (catalog.source, Storage(source).url) if catalog is not None and source is not None else None
+        check = DropCheck(table, Storage(target), kind, drop, result, originals, moved)
         for shard in sorted(table.live_files(drop).values(), key=lambda shard: shard.path):
             check.shard(shard)
             on_photo(result.photos)
@@ -169,20 +172,18 @@ def states(target: str) -> tuple[str, str]:
     return state_url(target), Storage(target).as_parent_and_name()[0].url
 
 
-def _originals(catalog: DropCatalog | None, source: str | None) -> dict[str, dict[str, Any]]:
-    """Catalog rows by key, pointing to where the originals lie now."""
-    if catalog is None:
-        return {}
-    rows = {row["key"]: row for row in read_catalog(catalog).to_pylist()}
-    if source is not None:
-        moved = Storage(source).url
-        for row in rows.values():
-            row["source_uri"] = moved + row["source_uri"].removeprefix(catalog.source)
-    return rows
-
-
 class DropCheck:
-    """Verifies the shards of one drop; at most one batch of rows and photos is in memory."""
+    """Verifies the shards of one drop; at most one batch of rows and photos is in memory.
+
+    Args:
+        table: the receipts.
+        target: where the photos are.
+        kind: of the target, "files" or "table".
+        drop: its name.
+        result: where findings go.
+        originals: what came in.
+        moved: where the originals lay and where they lie now, if they moved.
+    """
 
     def __init__(
         self,
@@ -191,7 +192,8 @@ class DropCheck:
         kind: str,
         drop: str,
         result: Verification,
-        originals: dict[str, dict[str, Any]],
+        originals: CatalogRows,
+        moved: tuple[str, str] | None = None,
     ) -> None:
         self._table = table
         self._target = target
@@ -199,7 +201,8 @@ class DropCheck:
         self._drop = drop
         self._result = result
         self._originals = originals
-        self._keys: Counter[str] = Counter()
+        self._moved = moved
+        self._strangers: Counter[str] = Counter()
         self.published: set[str] = set()
 
     def shard(self, shard: ShardFile) -> None:
@@ -224,21 +227,22 @@ class DropCheck:
 
     def recount(self, catalog: DropCatalog) -> None:
         """Compares the rows with the photos that came in."""
-        rows = self._keys.total()
+        rows = self._originals.counted() + self._strangers.total()
         if rows != catalog.photos:
             self._add("rows", "table", f"{catalog.photos} photos came in, {rows} rows are there")
-        for key in sorted(self._keys.keys() ^ self._originals.keys()):
-            what = "no photo of this name came in" if key in self._keys else "the photo has no row"
-            self._add("rows", key, what)
-        for key, count in self._keys.items():
+        for key, count in self._strangers.items():
+            self._add("rows", key, "no photo of this name came in")
             if count > 1:
                 self._add("rows", key, f"the photo has {count} rows")
+        for key, count in self._originals.uneven():
+            self._add("rows", key, f"the photo has {count} rows" if count else "the photo has no row")
 
     def _batch(self, rows: list[dict[str, Any]]) -> None:
         lossless: dict[str, tuple[dict[str, Any], bytes]] = {}
         for row in rows:
             self._result.photos += 1
-            self._keys[row["key"]] += 1
+            if not self._originals.count(row["key"]):
+                self._strangers[row["key"]] += 1
             if row["status"] not in {status.value for status in Status}:
                 self._add("rows", row["key"], f"status {row['status']!r} is none")
             data = self._published_bytes(row) if row["output_sha256"] is not None else None
@@ -284,7 +288,7 @@ class DropCheck:
     def _measure(self, lossless: dict[str, tuple[dict[str, Any], bytes]]) -> None:
         """Measures the budget of lossless photos again, against their originals."""
         for key, (row, data) in lossless.items():
-            original = read_original(self._originals.get(key))
+            original = read_original(self._original(key))
             if original is None:
                 self._result.budgets_unchecked += 1
                 continue
@@ -298,6 +302,14 @@ class DropCheck:
             worst = int(cv2.absdiff(before, after).max()) if before.shape == after.shape else 256
             if not 0 < worst <= row["budget_levels"]:
                 self._add("budget", key, f"differs by {worst} levels; 1 to {row['budget_levels']} are allowed")
+
+    def _original(self, key: str) -> dict[str, Any] | None:
+        """The catalog's row of a photo, which points to where the original lies now."""
+        row = self._originals.row(key)
+        if row is not None and self._moved is not None:
+            before, now = self._moved
+            row["source_uri"] = now + row["source_uri"].removeprefix(before)
+        return row
 
     def _add(self, kind: str, name: str, detail: str) -> None:
         self._result.add(kind, self._drop, name, detail)

@@ -44,6 +44,8 @@ BAD_EVERY = 1000
 class Memory:
     """Resident bytes of a process and its descendants, sampled while it runs.
 
+    Pages of mapped files are left out: the kernel drops them when memory is short.
+
     Attributes:
         driver: (seconds, bytes) samples of the process itself.
         largest: (seconds, bytes) of the largest descendant.
@@ -57,11 +59,17 @@ class Memory:
         while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
             try:
                 now, below = time.monotonic() - began, process.children(recursive=True)
-                self.driver.append((now, process.memory_info().rss))
-                self.largest.append((now, max((child.memory_info().rss for child in below), default=0)))
+                self.driver.append((now, private(process)))
+                self.largest.append((now, max(map(private, below), default=0)))
             except psutil.NoSuchProcess:
                 pass
             time.sleep(0.5)
+
+
+def private(process: psutil.Process) -> int:
+    """Returns the resident bytes of a process that are not pages of files."""
+    memory = process.memory_info()
+    return int(memory.rss - memory.shared)
 
 
 def write_catalog(folder: Path, rows: int) -> None:
