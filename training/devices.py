@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from accelerate import Accelerator
 
-from training.config import TrainingConfig
+from training.config import Precision
 
 
 def training_accelerator(device: str = "auto") -> Accelerator:
@@ -28,11 +28,10 @@ def training_accelerator(device: str = "auto") -> Accelerator:
     return Accelerator(cpu=device == "cpu" or not torch.cuda.is_available(), mixed_precision="no")
 
 
-def autocast_type(config: TrainingConfig, device: torch.device) -> torch.dtype | None:
-    """Returns the autocast type, or None for plain float32."""
-    if config.precision == "bfloat16" or (config.precision == "auto" and multiplies_bfloat16(device)):
-        return torch.bfloat16
-    return None
+def autocast(precision: Precision, device: torch.device) -> torch.autocast:
+    """Returns the context in which a training computes: bfloat16 products, or float32 as it is."""
+    wanted = precision == "bfloat16" or (precision == "auto" and multiplies_bfloat16(device))
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=wanted)
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:

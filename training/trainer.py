@@ -22,7 +22,7 @@ from models.defender import SIZES, Defender
 from models.frozen_diffusion import FrozenDiffusion, checkpoint_autoencoders
 from training.batches import Batch, make_batch
 from training.config import TrainingConfig
-from training.devices import autocast_type, training_accelerator
+from training.devices import autocast, training_accelerator
 from training.losses import training_losses
 from training.photo_set import PhotoSet
 from training.run_log import RunLog
@@ -187,7 +187,6 @@ def _accumulate_gradients(
 
     Processes average their gradients, so that each weighs its own by their number.
     """
-    kind = autocast_type(config, accelerator.device)
     parts = batch.split(config.micro_batch or max(config.batch, config.pair_batch))
     pairs = config.pair_batch if config.regression_weight else 0
     seen = torch.zeros(3, device=accelerator.device)
@@ -196,7 +195,7 @@ def _accumulate_gradients(
         pair_share = accelerator.num_processes * len(part.pair_image) / max(1, pairs)
         last = part is parts[-1]
         with contextlib.nullcontext() if last else accelerator.no_sync(network):
-            with torch.autocast(accelerator.device.type, dtype=kind or torch.bfloat16, enabled=kind is not None):
+            with autocast(config.precision, accelerator.device):
                 losses = training_losses(network, models, part, config, step)
             weighted = torch.stack(
                 [photo_share * losses.adv_sds, pair_share * losses.regression, photo_share * losses.displacement]

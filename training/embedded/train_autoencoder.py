@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.batches import pixels_to_signed
+from training.config import PRECISIONS, Precision
+from training.devices import autocast
 from training.embedded.architecture import SIZES, build_autoencoder
 from training.embedded.faces import load_faces
 
@@ -38,13 +40,38 @@ def reconstruction_loss(reconstruction: Tensor, target: Tensor) -> Tensor:
 
 
 def train_autoencoder(
-    vae: Any, pixels: NDArray[np.uint8], *, steps: int, batch: int, learning_rate: float, seed: int, on_step: Log
+    vae: Any,
+    pixels: NDArray[np.uint8],
+    *,
+    steps: int,
+    batch: int,
+    learning_rate: float,
+    seed: int,
+    precision: Precision = "auto",
+    decoder_only: bool = False,
+    on_step: Log,
 ) -> None:
-    """Trains in place on (N, H, W, 3) photos, half of them mirrored, and sets the scaling factor of the latents."""
+    """Trains in place on (N, H, W, 3) photos, half of them mirrored, and sets the scaling factor of the latents.
+
+    Args:
+        vae: the autoencoder.
+        pixels: (N, H, W, 3) photos.
+        steps: optimiser steps.
+        batch: photos a step.
+        learning_rate: of AdamW, after 100 steps of warm-up; it decays linearly.
+        seed: of every draw.
+        precision: "auto" is bfloat16 autocast where the hardware multiplies it; weights stay float32.
+        decoder_only: leaves the encoder and the scaling factor as they are, so that what was trained on the latents
+            (denoisers, defenders) stays valid.
+        on_step: called with each step's record.
+    """
     torch.manual_seed(seed)
     random = np.random.default_rng(seed)
     vae.train().to(memory_format=torch.channels_last)
-    optimiser = torch.optim.AdamW(vae.parameters(), lr=learning_rate, weight_decay=1e-3, betas=(0.9, 0.99))
+    for part in (vae.encoder, vae.quant_conv):
+        part.requires_grad_(not decoder_only)
+    trainable = [parameter for parameter in vae.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.AdamW(trainable, lr=learning_rate, weight_decay=1e-3, betas=(0.9, 0.99))
     for step in range(steps):
         for group in optimiser.param_groups:
             group["lr"] = learning_rate * min(1.0, (step + 1) / 100) * max(0.02, 1 - step / steps)
@@ -52,14 +79,19 @@ def train_autoencoder(
         mirrored = random.random(batch) < 0.5
         chosen[mirrored] = chosen[mirrored][:, :, ::-1]
         photos = pixels_to_signed(chosen)  # (B, 3, H, W)
-        posterior = vae.encode(photos.contiguous(memory_format=torch.channels_last)).latent_dist
-        loss = reconstruction_loss(vae.decode(posterior.sample()).sample, photos) + KL_WEIGHT * posterior.kl().mean()
+        with autocast(precision, photos.device):
+            posterior = vae.encode(photos.contiguous(memory_format=torch.channels_last)).latent_dist
+            decoded = vae.decode(posterior.mean if decoder_only else posterior.sample()).sample  # (B, 3, H, W)
+        loss = reconstruction_loss(decoded.float(), photos)
+        if not decoder_only:
+            loss = loss + KL_WEIGHT * posterior.kl().float().mean()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(trainable, 1.0)
         optimiser.step()
         on_step({"step": step + 1, "steps": steps, "loss": loss.item()})
-    vae.register_to_config(scaling_factor=latent_scale(vae, pixels))
+    if not decoder_only:
+        vae.register_to_config(scaling_factor=latent_scale(vae, pixels))
 
 
 @torch.no_grad()
@@ -90,8 +122,12 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto")
+    parser.add_argument("--decoder-only", action="store_true", help="keep the latents as they are; needs --init")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
+    if options.decoder_only and not options.init:
+        parser.error("--decoder-only keeps the latents of a trained autoencoder: give it with --init")
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     size = SIZES[options.size]
@@ -119,6 +155,8 @@ def main() -> None:
             batch=options.batch,
             learning_rate=options.learning_rate,
             seed=options.seed,
+            precision=options.precision,
+            decoder_only=options.decoder_only,
             on_step=on_step,
         )
     vae.save_pretrained(options.out / "vae")

@@ -26,6 +26,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training.batches import pixels_to_signed
+from training.config import PRECISIONS, Precision
+from training.devices import autocast
 from training.embedded.architecture import (
     PROMPT_LENGTH,
     SIZES,
@@ -102,6 +104,7 @@ def train_denoiser(
     batch: int,
     learning_rate: float,
     seed: int,
+    precision: Precision = "auto",
     on_step: Callable[[dict[str, Any], TextToImage], None],
 ) -> TextToImage:
     """Trains U-Net and text encoder in place and returns the model with their averaged weights.
@@ -113,6 +116,7 @@ def train_denoiser(
         batch: photos a step.
         learning_rate: of AdamW, after 200 steps of warm-up; it decays linearly.
         seed: of every draw.
+        precision: "auto" is bfloat16 autocast where the hardware multiplies it; weights stay float32.
         on_step: called with each step's record and the averaged model so far.
     """
     torch.manual_seed(seed)
@@ -132,9 +136,10 @@ def train_denoiser(
         ids = torch.where(torch.rand(batch, 1) < CAPTION_DROPOUT, empty, tokens[index])  # (B, L)
         noise, timesteps = torch.randn_like(z), torch.randint(0, model.scheduler.config.num_train_timesteps, (batch,))
         noisy = model.scheduler.add_noise(z, noise, timesteps)  # (B, C, h, w)
-        states = model.text_encoder(ids).last_hidden_state  # (B, L, E)
-        prediction = model.unet(noisy, timesteps, encoder_hidden_states=states).sample  # (B, C, h, w)
-        loss = F.mse_loss(prediction, denoising_target(model.scheduler, z, noise, timesteps))
+        with autocast(precision, z.device):
+            states = model.text_encoder(ids).last_hidden_state  # (B, L, E)
+            prediction = model.unet(noisy, timesteps, encoder_hidden_states=states).sample  # (B, C, h, w)
+        loss = F.mse_loss(prediction.float(), denoising_target(model.scheduler, z, noise, timesteps))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(trainable, 1.0)
@@ -167,6 +172,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=4e-4)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -195,6 +201,7 @@ def main() -> None:
         tokenizer=tokenizer,
         scheduler=build_noise_scheduler(options.prediction_type),
     )
+    options.out.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     with (options.out / "log.jsonl").open("a", encoding="utf-8") as log:
 
@@ -214,6 +221,7 @@ def main() -> None:
             batch=options.batch,
             learning_rate=options.learning_rate,
             seed=options.seed,
+            precision=options.precision,
             on_step=on_step,
         )
     averaged.save(options.out)
