@@ -14,8 +14,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from assets.drop_plan import DropCatalog
 from assets.photo_pairs import PhotoPair, photo_pairs
 from assets.protection_measure import LookTask, MeasureTask, ModelEffect, measure_look, measure_protection
@@ -28,6 +26,7 @@ from resources.dask_workers import Workers
 from resources.defender_registry import DefenderEntry
 from resources.diffusion_sources import DiffusionSource
 from resources.storage import Storage
+from training.evaluation.perceptual import PerceptualDistances
 
 REPORT_EPOCH = 3  # raised when a report of the same inputs has to look different
 PAGE, ROWS, FIGURES, SHEET, QUALITY, EFFECT = (
@@ -189,18 +188,18 @@ def _measure(request: ReportRequest, figures: DropFigures, workers: Workers) -> 
 
 
 def _with_look(request: ReportRequest, figures: DropFigures, workers: Workers) -> tuple[DropFigures, str]:
-    """Adds the LPIPS of the sample to the figures, or returns a sentence that says why it could not be measured."""
+    """Adds the sample's perceptual distance to the figures, or returns a sentence that says why it was not measured."""
     keys = tuple(figures.sample[: request.photos])
     if not keys or not request.models:
         return figures, ""
     task = LookTask(request.table.url, request.target.url, request.drop, request.catalog, keys)
     (done,) = workers.run(measure_look, [task], prefix="look", expected=1, gpu=True)
-    if not isinstance(done.result, list):
-        return figures, f"{done.result or 'LPIPS was not measured: the worker died'}."
-    if not done.result:
-        return figures, "LPIPS was not measured: no original can be read."
-    found = spread(np.array(done.result, np.float32), worst="most")
-    return replace(figures, measures={**figures.measures, "lpips": found}), ""
+    if not isinstance(done.result, PerceptualDistances):
+        return figures, f"{done.result or 'No perceptual distance was measured: the worker died'}."
+    if not len(done.result.values):
+        return figures, "No perceptual distance was measured: no original can be read."
+    found = spread(done.result.values, worst="most")
+    return replace(figures, measures={**figures.measures, done.result.name: found}), ""
 
 
 def _pairs(request: ReportRequest, figures: DropFigures) -> list[PhotoPair]:

@@ -18,6 +18,7 @@ from assets.training_photos import centre_square
 from assets.training_tasks import load_models, sources
 from resources.commits import ProtectedTable
 from resources.storage import Storage
+from training.evaluation.perceptual import PerceptualDistances
 from training.evaluation.statistics import Interval, bootstrap_mean
 
 
@@ -91,16 +92,16 @@ class ModelEffect:
         return min(self.protected.low, self.over_gaussian.low, self.over_signs.low) > 0
 
 
-def measure_look(task: LookTask) -> list[float] | str:
-    """Returns the LPIPS distances of published photos from their originals, or one sentence that says why not."""
+def measure_look(task: LookTask) -> PerceptualDistances | str:
+    """Returns the perceptual distances of published photos from their originals, or one sentence that says why not."""
     if importlib.util.find_spec("torch") is None:
-        return "LPIPS was not measured: the worker has no torch"
-    from training.evaluation.perceptual import LpipsMissing, lpips_distances
+        return "No perceptual distance was measured: the worker has no torch"
+    from training.evaluation.perceptual import PerceptualMissing, perceptual_distances
 
     try:
-        return [float(value) for value in lpips_distances((pair.clean, pair.protected) for pair in task.pairs())]
-    except LpipsMissing as missing:
-        return f"LPIPS was not measured: {missing}"
+        return perceptual_distances((pair.clean, pair.protected) for pair in task.pairs())
+    except PerceptualMissing as missing:
+        return f"No perceptual distance was measured: {missing}"
 
 
 def measure_protection(task: MeasureTask) -> ModelEffect | str:

@@ -46,8 +46,8 @@ class DropFigures:
         bytes_out: of the same photos, protected.
         engines: protected photos by engine.
         largest_change: largest change of a value before encoding, in levels; 0 if nothing is protected.
-        measures: spread of psnr (dB), ssim, survival_gain and survival_cosine, and lpips of a sample where it could be
-            measured; a measure that no photo has is left out.
+        measures: spread of psnr (dB), ssim, survival_gain and survival_cosine, and of a sample's perceptual distance,
+            by its name, where it could be measured; a measure that no photo has is left out.
         held_back: (name, reason, detail) of the first LISTED photos that are quarantined.
         sample: keys of a seeded sample of protected photos.
         defender_digest: what protected them; empty if nothing did.

@@ -15,7 +15,6 @@ from resources.defender_registry import DefenderEntry
 MEASURE_NAMES = {
     "psnr": "PSNR, dB",
     "ssim": "SSIM",
-    "lpips": "LPIPS (AlexNet), of the sample",
     "survival_gain": "share of the perturbation that survives encoding",
     "survival_cosine": "cosine of the decoded and the intended perturbation",
 }
@@ -34,7 +33,7 @@ class Page:
         defender: what protected; None if it is not known here any more, or nothing is protected.
         effects: what was measured on frozen models.
         remarks: why something was not measured on models.
-        look_remark: why LPIPS was not measured, or "".
+        look_remark: why no perceptual distance was measured, or "".
         draws: time steps a photo.
         quality_svg: our own drawing, or "".
         effect_svg: our own drawing, or "".

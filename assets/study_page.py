@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from training.evaluation.study_summary import CellSummary, StudySummary
 
 NOISE_SHARE, EFFECT_SHARE, TEACHER_SHARE = 0.2, 0.6, 0.95  # what is aimed for
+MEASURES = {"psnr": "PSNR, dB", "ssim": "SSIM", "brisque": "BRISQUE, photos", "drawn_brisque": "BRISQUE, drawn"}
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,13 @@ def label(row: CellSummary) -> str:
     if cell.recipe != "dreambooth_64":
         parts.append(cell.recipe.removesuffix("_64").replace("_", " "))
     return " ".join([*parts, f"on {cell.model}" if cell.model != "embedded-64" else ""]).strip()
+
+
+def measures(rows: Sequence[CellSummary]) -> dict[str, str]:
+    """Names of the picture measures that some cell has, in one order, and what they are called."""
+    found = dict.fromkeys(name for row in rows for name in row.quality or {})
+    order = sorted(found, key=lambda name: (name in ("brisque", "drawn_brisque"), list(found).index(name)))
+    return {name: MEASURES.get(name, name) for name in order}
 
 
 def aims(summary: StudySummary) -> list[Aim]:
@@ -101,6 +109,7 @@ def render_study(page: StudyPage) -> bytes:
         figures=page.figures,
         rows=rows,
         label=label,
+        measures=measures(rows),
         aims=aims(page.summary),
         plot=Markup(cells_picture([(label(row), row.ism, row.cell.kind) for row in rows], "svg").decode()),
     )

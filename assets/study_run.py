@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +44,8 @@ class StudyRequest:
         seed: of every draw.
         contact_sheet: puts pictures of the people on the page, which then has to stay where it is made.
         command: what the page says made it.
+        embedder: ONNX file of the face network; dlib's if empty.
+        inception: file of FID's Inception-v3; one in torch's cache, or none, if empty.
     """
 
     photos: str
@@ -59,20 +61,25 @@ class StudyRequest:
     seed: int = 0
     contact_sheet: bool = False
     command: str = ""
+    embedder: str = ""
+    inception: str = ""
 
 
 def run_study(request: StudyRequest, workers: Workers, on_unit: OnUnit = lambda *_: None) -> StudySummary:
     """Runs what is missing, makes the page, writes the figures beside it, and returns the table.
 
     Raises:
-        ValueError: if the file or the people do not make a study.
+        ValueError: if the file or the people do not make a study, or a network's file cannot be used.
         RuntimeError: if a worker died.
     """
-    from training.evaluation.identity import dlib_embedder
+    from training.evaluation.fid_inception import find_inception
+    from training.evaluation.onnx_embedder import face_embedder
     from training.evaluation.people import list_people
     from training.evaluation.study_cells import base_cells, full_cells
     from training.evaluation.study_summary import space_of, summarise
 
+    request = replace(request, inception=str(find_inception(request.inception) or ""))
+    embedder = face_embedder(request.embedder)
     everybody = list_people(Path(request.photos), request.column)
     half = len(everybody) // 2 if request.development is None else request.development
     development, studied = everybody[:half], everybody[half : half + request.people]
@@ -84,16 +91,14 @@ def run_study(request: StudyRequest, workers: Workers, on_unit: OnUnit = lambda 
         if request.full
         else base_cells(names, BASE_TEACHERS, first)
     )
-    tasks = [_task(request, "", person.name, person.rows) for person in development]
+    tasks = [_task(request, "", person.name, person.rows) for person in (*development, *studied)]
     tasks += [
         _task(request, json.dumps(asdict(cell)), person.name, person.rows) for person in studied for cell in cells
     ]
     began = datetime.now(UTC)
     done = dict(_run(tasks, workers, on_unit))
-    storage = Storage(_units(request))
-    content = {task: json.loads(storage.read_bytes(one.file)) for task, one in done.items() if one.file}
-    space = space_of(dlib_embedder(), [content[task] for task in tasks[: len(development)]])
-    units = {(unit["cell"], unit["person"]): unit for task, unit in content.items() if task.cell_json}
+    units, photos = _read(Storage(_units(request)), done, request.learned)
+    space = space_of(embedder, [photos[person.name] for person in development])
     summary = summarise(cells, units, space)
     figures: dict[str, Any] = {
         "made": began.strftime("%Y-%m-%d %H:%M UTC"),
@@ -110,9 +115,35 @@ def run_study(request: StudyRequest, workers: Workers, on_unit: OnUnit = lambda 
     }
     target = Storage(request.folder)
     target.write_bytes(FIGURES, json.dumps(figures, indent=1).encode())
-    strips = {key: unit["strip"] for key, unit in units.items()} if request.contact_sheet else {}
+    strips = {key: _strip(unit) for key, unit in units.items()} if request.contact_sheet else {}
     target.write_bytes(PAGE, render_study(StudyPage(summary, figures, strips)))
     return summary
+
+
+def _read(
+    storage: Storage, done: Mapping[StudyTask, StudyDone], learned: int
+) -> tuple[dict[tuple[str, str], dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Reads the units by cell and person, with the descriptions that belong to them, and each person's own photos'."""
+    from training.evaluation.study_descriptions import without
+
+    described = {
+        task: {name: value for file in one.descriptions for name, value in json.loads(storage.read_bytes(file)).items()}
+        for task, one in done.items()
+    }
+    photos = {task.person: found for task, found in described.items() if not task.cell_json}
+    units = {}
+    for task, one in done.items():
+        if one.unit:
+            unit = json.loads(storage.read_bytes(one.unit)) | described[task]
+            units[unit["cell"], unit["person"]] = unit | {"references": without(photos[task.person], learned)}
+    return units, photos
+
+
+def _strip(unit: Mapping[str, Any]) -> str:
+    """Four photos that the attacker had, then four drawings."""
+    from training.evaluation.picture_strips import pack, unpack
+
+    return pack([*unpack(unit["photos"])[:4], *unpack(unit["drawn"])[:4]])
 
 
 def _units(request: StudyRequest) -> str:
@@ -128,6 +159,8 @@ def _task(request: StudyRequest, cell: str, person: str, rows: tuple[int, ...]) 
         "learned": request.learned,
         "drawn": request.drawn,
         "seed": request.seed,
+        "embedder": request.embedder and str(Path(request.embedder).absolute()),
+        "inception": request.inception and str(Path(request.inception).absolute()),
     }
     return StudyTask(json.dumps(settings), _units(request), cell, person, rows)
 

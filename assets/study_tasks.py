@@ -1,4 +1,4 @@
-"""What workers run for a study: one person under one cell, or the embeddings of one development person."""
+"""What workers run for a study: one person under one cell, or a person's own photos; networks describe the pictures."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from resources.storage import Storage
 
 if TYPE_CHECKING:
+    from training.evaluation.people import Person
     from training.evaluation.study import Study
 
 
@@ -20,7 +21,8 @@ class StudyTask:
     Attributes:
         settings_json: of `training.evaluation.study.StudySettings`.
         folder: where the files of units are kept.
-        cell_json: of `training.evaluation.study_cells.Cell`; empty embeds a development person.
+        cell_json: of `training.evaluation.study_cells.Cell`; empty describes the person's own photos.
+        analysed_json: a list of cells, under which the person's photos themselves are analysed instead.
         person: name.
         rows: of that person's photos.
     """
@@ -30,6 +32,7 @@ class StudyTask:
     cell_json: str
     person: str
     rows: tuple[int, ...]
+    analysed_json: str = ""
 
 
 @dataclass(frozen=True)
@@ -37,33 +40,72 @@ class StudyDone:
     """A finished unit.
 
     Attributes:
-        file: name of its file; empty if the person cannot be studied.
-        made: whether this run made it.
+        unit: name of the unit's file; empty if there is no cell, or the person cannot be studied.
+        descriptions: names of the files of what networks say of the pictures.
+        made: whether this run made the unit, or described a person's photos.
         remark: why the person cannot be studied.
     """
 
-    file: str
+    unit: str
+    descriptions: tuple[str, ...]
     made: bool
     remark: str = ""
 
 
 def run_study_task(task: StudyTask) -> StudyDone:
-    """Runs a unit unless its file is there."""
+    """Runs a unit unless its file is there, and describes its pictures unless that is done."""
     from training.evaluation.people import Person
+    from training.evaluation.picture_strips import unpack
     from training.evaluation.study import TooFewPhotos
-    from training.evaluation.study_cells import Cell
+    from training.evaluation.study_cells import RESTORE, Cell
 
     study, person, storage = _study(task.settings_json), Person(task.person, task.rows), Storage(task.folder)
+    if task.analysed_json:
+        return _analyse(task, study, person, storage)
     cell = Cell(**json.loads(task.cell_json)) if task.cell_json else None
     try:
         name = study.unit_name(cell, person) if cell else study.person_name(person)
     except TooFewPhotos as error:
-        return StudyDone("", False, str(error))
-    if storage.exists(name):
-        return StudyDone(name, False)
-    content = study.measure(cell, person) if cell else study.embed_person(person)
-    storage.write_bytes(name, json.dumps(content).encode())
-    return StudyDone(name, True)
+        return StudyDone("", (), False, str(error))
+    made = cell is not None and not storage.exists(name)
+    if cell and made:
+        if cell.transform == RESTORE:
+            _share_restoration(study, storage)
+        storage.write_bytes(name, json.dumps(study.measure(cell, person)).encode())
+    descriptions = {describer.name_of(name): describer for describer in study.describers}
+    missing = [described for described in descriptions if not storage.exists(described)]
+    if missing:
+        pictures = unpack(json.loads(storage.read_bytes(name))["drawn"]) if cell else study.squares(person)
+        for described in missing:
+            content = descriptions[described].describe(list(pictures))
+            storage.write_bytes(described, json.dumps(content).encode())
+    return StudyDone(name if cell else "", tuple(descriptions), made or (cell is None and bool(missing)))
+
+
+def _analyse(task: StudyTask, study: Study, person: Person, storage: Storage) -> StudyDone:
+    """Analyses a person's photos unless the file is there."""
+    from training.evaluation.study import TooFewPhotos
+    from training.evaluation.study_cells import Cell
+
+    cells = [Cell(**cell) for cell in json.loads(task.analysed_json)]
+    try:
+        name = study.analysis_name(cells, person)
+    except TooFewPhotos as error:
+        return StudyDone("", (), False, str(error))
+    made = not storage.exists(name)
+    if made:
+        storage.write_bytes(name, json.dumps(study.analyse(cells, person)).encode())
+    return StudyDone(name, (), made)
+
+
+def _share_restoration(study: Study, storage: Storage) -> None:
+    """Trains the restoration network unless a worker has: the first that is stored is everybody's."""
+    from training.evaluation.restoration import pack_restoration, restoration_64, unpack_restoration
+
+    name = f"restoration-{study.restoration_digest}.safetensors"
+    if not storage.exists(name):
+        storage.create_bytes(name, pack_restoration(study.restoration))
+    study.restoration = unpack_restoration(storage.read_bytes(name), restoration_64())
 
 
 @lru_cache(maxsize=1)

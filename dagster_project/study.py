@@ -36,6 +36,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--people", type=int, default=8, help="people that are attacked")
     parser.add_argument("--development", type=int, help="people before them that centre the embeddings; half of all")
     parser.add_argument("--defender", action="append", metavar="NAME=FOLDER", help="the first is judged")
+    parser.add_argument("--embedder", default="", help="ONNX file of a face network (112 x 112); dlib's ResNet")
+    parser.add_argument("--inception", default="", help="file of FID's Inception-v3; looked for in torch's cache")
     parser.add_argument("--contact-sheet", action="store_true", help="shows the people on the page")
     parser.add_argument("--workers", type=int, help="processes; one a core")
     parser.add_argument("--seed", type=int, default=0)
@@ -65,6 +67,8 @@ def build_request(options: argparse.Namespace, command: str) -> StudyRequest:
         seed=options.seed,
         contact_sheet=options.contact_sheet,
         command=command,
+        embedder=options.embedder,
+        inception=options.inception,
     )
 
 

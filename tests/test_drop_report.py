@@ -1,5 +1,4 @@
 import csv
-import importlib.util
 import io
 import json
 import re
@@ -24,6 +23,7 @@ from resources.dask_workers import Workers
 from resources.defender_registry import DefenderEntry, DefenderRegistry
 from resources.diffusion_sources import diffusion_sources
 from resources.storage import Storage
+from training.evaluation.perceptual import perceptual_network
 
 HOSTILE = '<img src=x onerror="alert(1)">.jpg'
 
@@ -162,8 +162,10 @@ def test_protection_is_measured_against_noise_of_equal_norm(tmp_path: Path, pipe
     assert page.count("That is more than Gaussian noise") == claims
     assert page.count("That is not more than noise") == len(effects) - claims
     assert json.loads(request.folder.read_bytes(FIGURES))["protection"] == effects
-    measured = importlib.util.find_spec("lpips") is not None
-    assert ("lpips" in report.figures["look"]) == measured != ("LPIPS was not measured: the package" in page)
+    name, _ = perceptual_network()
+    assert name.endswith("LPIPS alex") and f"{name}, of the sample" in page
+    look = report.figures["look"][name]
+    assert 0 < look["median"] <= look["worst"] < 1
 
 
 def test_photos_whose_originals_are_gone_are_not_measured(tmp_path: Path, pipelines: dict[str, Path]) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from face_networks import write_face_network
 from skimage import data
 
 from assets import study_run
@@ -17,6 +18,7 @@ from dagster_project.study import NEEDED, build_request, parse
 from resources.dask_workers import Workers, WorkerSettings
 from training.evaluation.identity import dlib_embedder
 from training.evaluation.people import Person, list_people, read_squares
+from training.evaluation.perceptual import perceptual_network
 from training.evaluation.study_cells import BASE_BUDGET, CLEAN, DEFENDER, NOISE, UNTRAINED, Cell, base_cells, full_cells
 from training.personalization import config as personalization
 
@@ -100,14 +102,25 @@ def test_a_study_runs_goes_on_and_shows_nobody_unasked(
     made: list[bool] = []
     with Workers(WorkerSettings(n_workers=0)) as workers:
         first = run_study(request, workers, lambda done, total, task, unit: made.append(unit.made))
-        assert all(made) and len(made) == 2 + 2 * 6
+        assert all(made) and len(made) == 4 + 2 * 6
         kept = (tmp_path / FIGURES).read_text()
-        units = sorted((tmp_path / "units").iterdir())
+        units = sorted(file for file in (tmp_path / "units").iterdir() if "-" not in file.name)
+        assert len(units) == 2 * 6
         units[-1].unlink()
         made.clear()
         again = run_study(request, workers, lambda done, total, task, unit: made.append(unit.made))
-        assert sum(made) <= 1
+        assert sum(made) == 1
         assert again == first
+        made.clear()
+        network = write_face_network(tmp_path / "other.onnx")
+        other = run_study(
+            replace(request, embedder=str(network)), workers, lambda done, total, task, unit: made.append(unit.made)
+        )
+        assert sum(made) == 4, "another network describes photos and drawings; nobody is attacked again"
+        assert other.people == first.people
+        assert other.cells[1].ism != first.cells[1].ism and other.cells[1].quality == first.cells[1].quality
+        assert "other.onnx" in (tmp_path / PAGE).read_text()
+        run_study(request, workers)
         page = (tmp_path / PAGE).read_text()
         assert "data:image/png" not in page and not re.search(r"""(src|href|url)\s*[=(]\s*["']?(https?:)?//""", page)
         run_study(replace(request, contact_sheet=True), workers)
@@ -119,6 +132,11 @@ def test_a_study_runs_goes_on_and_shows_nobody_unasked(
     assert figures["development"] == ["p0", "p1"]
     rid, noise = (next(row for row in first.cells if row.cell.kind == kind) for kind in (DEFENDER, NOISE))
     assert rid.quality and noise.quality
+    perceptual, _ = perceptual_network()
+    assert set(rid.quality) == {"psnr", "ssim", perceptual, "brisque", "drawn_brisque"}
+    assert set(first.cells[0].quality or {}) == {"drawn_brisque"}
+    assert rid.quality[perceptual] > 0 and perceptual in page and "BRISQUE, drawn" in page
+    assert first.cells[0].frechet is None or "dlib ResNet v1, where it finds a face" in page
     assert abs(rid.quality["psnr"] - noise.quality["psnr"]) < 0.1, "noise has the norm of what it is compared with"
 
 

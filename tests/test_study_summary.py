@@ -1,6 +1,10 @@
+import base64
+
 import numpy as np
 import pytest
 
+from training.evaluation.fid_inception import FEATURES
+from training.evaluation.frechet import frechet_distance
 from training.evaluation.identity import IdentitySpace, dlib_embedder
 from training.evaluation.statistics import bootstrap_mean, bootstrap_ratio
 from training.evaluation.study_cells import CLEAN, DEFENDER, NOISE, UNTRAINED, Cell
@@ -17,8 +21,8 @@ def unit(cell: Cell, person: str, cosine: float, faceless: int = 0) -> dict:
         "cell": cell.key,
         "person": person,
         "embeddings": [drawn] * (4 - faceless) + [None] * faceless,
-        "references": [[1.0, 0.0, 0.0, 0.0], None],
-        "quality": {} if cell.kind in (CLEAN, UNTRAINED) else {"psnr": 25.0},
+        "references": {"embeddings": [[1.0, 0.0, 0.0, 0.0], None]},
+        "quality": {} if cell.kind in (CLEAN, UNTRAINED) else {"psnr": 25.0} | {person: 1.0},
         "protecting_seconds": 0.1,
     }
 
@@ -47,6 +51,29 @@ def test_gain_effect_and_survival_are_as_defined() -> None:
     assert noise.survival is None
     assert summary.comparisons["RID minus noise of equal norm"].mean == pytest.approx(1.2 / 3)
     assert list(summary.comparisons) == ["RID minus noise of equal norm"]
+
+
+def test_what_was_measured_of_everybody_is_averaged() -> None:
+    units = table(LEARNED)
+    units[BASE.key, "p1"]["quality"]["psnr"] = 31.0
+    row = summarise(CELLS, units, SPACE).cells[2]
+    assert row.quality == {"psnr": pytest.approx(27.0)}
+
+
+def test_the_frechet_distance_is_of_all_faces_and_of_inception_where_everybody_has_it() -> None:
+    units = table(LEARNED, clean=1)
+    clean = summarise(CELLS, units, SPACE).cells[1].frechet
+    assert clean and (clean.drawn, clean.real, clean.extractor) == (9, 3, "dlib ResNet v1")
+    drawn = [one for unit in units.values() if unit["cell"] == CELLS[1].key for one in unit["embeddings"] if one]
+    real = [unit["references"]["embeddings"][0] for unit in units.values() if unit["cell"] == CELLS[1].key]
+    assert clean.value == pytest.approx(frechet_distance(np.array(drawn), np.array(real)))
+    random = np.random.default_rng(0)
+    for unit in units.values():
+        for side, count in ((unit, 4), (unit["references"], 2)):
+            values = random.normal(size=(count, FEATURES)).astype(np.float32)
+            side["features"] = base64.b64encode(values.tobytes()).decode()
+    look = summarise(CELLS, units, SPACE).cells[1].frechet
+    assert look and (look.drawn, look.real, look.extractor) == (12, 6, "Inception-v3, FID")
 
 
 def test_a_study_in_which_nobody_was_learned_is_void() -> None:

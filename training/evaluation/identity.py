@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 DETECTION_SIDE = 256  # pixels; smaller pictures are enlarged before a face is looked for
-EMBEDDING = 128
 
 
 @dataclass(frozen=True)
@@ -57,14 +56,22 @@ class DlibEmbedder:
 
     def embed(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64] | None:
         """Returns a (128,) embedding of the largest face, or None."""
-        scale = max(1.0, DETECTION_SIDE / min(pixels.shape[:2]))
-        picture = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC) if scale > 1 else pixels
-        picture = np.ascontiguousarray(picture)
+        picture = enlarged(pixels)
+        shape = self._shape(picture)
+        return None if shape is None else np.asarray(self._network.compute_face_descriptor(picture, shape))
+
+    def landmarks(self, picture: NDArray[np.uint8]) -> NDArray[np.float64] | None:
+        """Returns the five landmarks (5, 2) of the largest face, or None.
+
+        They are x and y of the outer and inner corner of the eye at the right of the picture, the same of the eye at
+        the left, and where the nose meets the lip.
+        """
+        shape = self._shape(picture)
+        return None if shape is None else np.array([(point.x, point.y) for point in shape.parts()], np.float64)
+
+    def _shape(self, picture: NDArray[np.uint8]) -> Any:
         faces = self._detector(picture, 0)
-        if not faces:
-            return None
-        face = max(faces, key=lambda box: box.area())
-        return np.asarray(self._network.compute_face_descriptor(picture, self._landmarks(picture, face)))
+        return self._landmarks(picture, max(faces, key=lambda box: box.area())) if faces else None
 
     def face(self, pixels: NDArray[np.uint8]) -> Face | None:
         """Returns the largest face, as it is detected at the photo's own size."""
@@ -73,6 +80,14 @@ class DlibEmbedder:
             return None
         box = max(faces, key=lambda found: found.area())
         return Face((box.left() + box.right()) / 2, (box.top() + box.bottom()) / 2, box.width())
+
+
+def enlarged(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Returns (H, W, 3) pixels whose short side is at least DETECTION_SIDE."""
+    scale = DETECTION_SIDE / min(pixels.shape[:2])
+    if scale > 1:
+        pixels = np.asarray(cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC), np.uint8)
+    return np.ascontiguousarray(pixels)
 
 
 @cache

@@ -1,56 +1,110 @@
-"""LPIPS (Zhang et al., arXiv 1801.03924): how different two pictures look to a network that sees as people do.
+"""How different two pictures look to a network that sees as people do: LPIPS where its weights are, else ST-LPIPS.
 
-Needs the package `lpips`, a torchvision that fits torch, and the backbone's weights, which torchvision fetches once.
-They are no dependency of this project: where one is missing, nothing is measured and a sentence says so.
+`stlpips-pytorch` of the extra [evaluate] holds all of ST-LPIPS. The package `lpips` holds the heads alone; its trunk is
+torchvision's AlexNet, which is used if torch's cache has it and never fetched. What was measured is always named. Only
+weights are read from the packages: their code needs a torchvision that was built for the installed torch.
 """
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterable
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from models.resampling import shrink
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from training.evaluation.alexnet_distance import AlexNetDistance
+
 SIDE = 256  # pixels, the short side at which pictures are compared, as for SSIM
-Backbone = Literal["alex", "squeeze", "vgg"]
+SMALLEST = 64  # pixels, to which smaller pictures are enlarged
+TRUNK = "alexnet-owt-7be5be79.pth"  # torchvision's name
+HEADS = ("weights", "v0.1", "alex.pth")
+SHIFT_TOLERANT = ("weights", "vST0.0", "alex_shift_tolerant.pth")
 
 
-class LpipsMissing(RuntimeError):
-    """LPIPS cannot be measured here; the message says what is missing."""
+class PerceptualMissing(RuntimeError):
+    """No perceptual distance can be measured here; the message says what is missing."""
 
 
-def lpips_distances(
-    pairs: Iterable[tuple[NDArray[np.uint8], NDArray[np.uint8]]], backbone: Backbone = "alex"
-) -> NDArray[np.float32]:
-    """Returns the LPIPS distance of each pair, 0 for equal pictures.
+@dataclass(frozen=True)
+class PerceptualDistances:
+    """What was measured.
+
+    Attributes:
+        name: of the distance and its network.
+        values: (N,), 0 for equal pictures.
+    """
+
+    name: str
+    values: NDArray[np.float32] = field(hash=False)
+
+
+def perceptual_distances(pairs: Iterable[tuple[NDArray[np.uint8], NDArray[np.uint8]]]) -> PerceptualDistances:
+    """Returns the distance of each pair.
 
     Args:
         pairs: (H, W, 3) uint8 pictures, two of equal shape each.
-        backbone: the network; "alex" is what is usually reported.
 
     Raises:
-        LpipsMissing: if the package or the backbone's weights are not there.
+        PerceptualMissing: if neither package is installed with its weights.
     """
-    if importlib.util.find_spec("lpips") is None:
-        raise LpipsMissing("the package lpips is not installed")
+    name, network = perceptual_network()
+    values = [float(network(_signed(x), _signed(y))) for x, y in pairs]
+    return PerceptualDistances(name, np.array(values, np.float32))
+
+
+@cache
+def perceptual_network() -> tuple[str, AlexNetDistance]:
+    """The distance of this process and its name.
+
+    Raises:
+        PerceptualMissing: if neither package is installed with its weights.
+    """
     import torch
 
-    try:
-        import lpips
+    from training.evaluation.alexnet_distance import AlexNetDistance
 
-        network = lpips.LPIPS(net=backbone, verbose=False).eval()
-    except (ImportError, OSError, RuntimeError) as error:
-        raise LpipsMissing(f"{backbone} cannot be loaded ({str(error).splitlines()[0][:120]})") from error
-    with torch.no_grad():
-        return np.array([float(network(_signed(a), _signed(b))) for a, b in pairs], np.float32)
+    heads = _packaged("lpips", HEADS)
+    trunk = Path(torch.hub.get_dir()) / "checkpoints" / TRUNK
+    if heads and trunk.is_file():
+        return "LPIPS alex", AlexNetDistance(_read(trunk) | _read(heads))
+    whole = _packaged("stlpips_pytorch", SHIFT_TOLERANT)
+    if whole is None:
+        raise PerceptualMissing("the package stlpips-pytorch is not installed: install the extra [evaluate]")
+    return "ST-LPIPS alex", AlexNetDistance(_read(whole))
 
 
-def _signed(picture: NDArray[np.uint8]) -> Any:
+def _packaged(package: str, parts: tuple[str, ...]) -> Path | None:
+    """Returns a file of an installed package without importing it."""
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        return None
+    return Path(spec.origin).parent.joinpath(*parts)
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    import torch
+
+    weights: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+    return weights
+
+
+def _signed(picture: NDArray[np.uint8]) -> Tensor:
     import torch
 
     small = shrink(np.ascontiguousarray(picture), min(SIDE, *picture.shape[:2]))
+    if min(small.shape[:2]) < SMALLEST:
+        scale = SMALLEST / min(small.shape[:2])
+        sides = tuple(max(SMALLEST, round(scale * side)) for side in small.shape[1::-1])
+        small = np.asarray(cv2.resize(small, sides, interpolation=cv2.INTER_CUBIC), np.uint8)
     return torch.from_numpy(np.ascontiguousarray(small.transpose(2, 0, 1))[None]).float() / 127.5 - 1  # (1, 3, h, w)

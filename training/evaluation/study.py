@@ -1,41 +1,47 @@
-"""One unit of a study: one person under one cell. Attacks, draws, and says what was seen.
+"""One unit of a study: one person under one cell. Attacks, draws, and measures how pictures look.
 
 A unit is named by everything that decides it, so that a study that was stopped goes on where it was, and a
-changed defender, recipe or photo is measured anew. Files hold embeddings, numbers, and a strip of pictures for the
-local contact sheet; they show research subjects, and stay where they are made.
+changed defender, recipe or photo is measured anew. Who is on the pictures is described in files of their own. Units
+hold numbers and pictures; they show research subjects, and stay where they are made.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from models.checkpoint import file_sha256, load_defender
 from models.defender import Defender
 from models.frozen_diffusion import FrozenDiffusion, load_frozen_diffusion
 from training.evaluation.attacker_transforms import transform_photos
-from training.evaluation.identity import FaceEmbedder, dlib_embedder
+from training.evaluation.identity import FaceEmbedder
+from training.evaluation.onnx_embedder import face_embedder
 from training.evaluation.people import Person, read_squares, squares_digest
-from training.evaluation.picture_quality import picture_quality
-from training.evaluation.study_cells import CLEAN, UNTRAINED, Cell
+from training.evaluation.perturbation_analysis import AnalysisConfig, analyse_photos
+from training.evaluation.picture_quality import naturalness, picture_quality
+from training.evaluation.picture_strips import pack
+from training.evaluation.restoration import RestorationNetwork, restoration_64, train_restoration
+from training.evaluation.study_cells import CLEAN, RESTORE, UNTRAINED, UPSCALE, Cell
+from training.evaluation.study_descriptions import Describer, Faces, InceptionLook
 from training.evaluation.study_protection import protect_photos, teacher_config
+from training.evaluation.upscaling import load_upscaler
 from training.personalization.attack import Attacker, personalise, prepare
 from training.personalization.config import personalization_recipe
 from training.personalization.pipeline import TextToImage, draw, load_text_to_image
 
-STUDY_EPOCH = 1  # raised when the same inputs give other results
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionUpscalePipeline
+
+STUDY_EPOCH = 2  # raised when the same inputs give other results
 
 
 class TooFewPhotos(ValueError):
@@ -54,6 +60,12 @@ class StudySettings:
         learned: photos of a person that the attacker has; the others are what the drawings are compared with.
         drawn: pictures drawn of a person.
         seed: of every draw; a unit's draws depend on it and on the person's photos.
+        embedder: ONNX file of the face network; dlib's if empty.
+        inception: file of FID's Inception-v3; none if empty.
+        upscaler: folder or hub id of a diffusers upscaling pipeline; the first model enlarges if empty.
+        pair_photos: Parquet file of the photos that the attacker who holds the first defender protects; `photos` if
+            empty.
+        pair_rows: which of its rows; none of a person that is studied.
     """
 
     photos: str
@@ -63,6 +75,11 @@ class StudySettings:
     learned: int = 8
     drawn: int = 8
     seed: int = 0
+    embedder: str = ""
+    inception: str = ""
+    upscaler: str = ""
+    pair_photos: str = ""
+    pair_rows: Sequence[int] = field(default=(), hash=False)
 
 
 @dataclass
@@ -70,7 +87,6 @@ class Study:
     """Loads what units need once a process."""
 
     settings: StudySettings
-    embedder: FaceEmbedder = field(default_factory=dlib_embedder)
     _frozen: dict[str, FrozenDiffusion] = field(default_factory=dict)
     _attackers: dict[tuple[str, str], Attacker] = field(default_factory=dict)
     _models: dict[str, TextToImage] = field(default_factory=dict)
@@ -83,6 +99,17 @@ class Study:
             side = self.frozen(self.first).native_resolution
             self._squares = {person.name: read_squares(Path(self.settings.photos), person, self.embedder, side)}
         return self._squares[person.name]
+
+    @cached_property
+    def embedder(self) -> FaceEmbedder:
+        """What finds and describes faces."""
+        return face_embedder(self.settings.embedder)
+
+    @cached_property
+    def describers(self) -> list[Describer]:
+        """What describes each picture of the study."""
+        look = [InceptionLook(Path(self.settings.inception))] if self.settings.inception else []
+        return [Faces(self.embedder), *look]
 
     @cached_property
     def first(self) -> str:
@@ -113,6 +140,50 @@ class Study:
             self._defenders[name] = load_defender(Path(self.settings.defenders[name]))[0]
         return self._defenders[name]
 
+    @cached_property
+    def upscaler(self) -> StableDiffusionUpscalePipeline | None:
+        """What an attacker enlarges photos with, if not the first model."""
+        return load_upscaler(self.settings.upscaler) if self.settings.upscaler else None
+
+    @cached_property
+    def pair_squares(self) -> NDArray[np.uint8]:
+        """Face squares that the attacker who holds the first defender trains on."""
+        file = Path(self.settings.pair_photos or self.settings.photos)
+        side = self.frozen(self.first).native_resolution
+        return read_squares(file, Person("", tuple(self.settings.pair_rows)), self.embedder, side)
+
+    @cached_property
+    def restoration(self) -> RestorationNetwork:
+        """What that attacker restores photos with; trained here unless another worker's was put in its place."""
+        judged = next(iter(self.settings.defenders))
+        return train_restoration(self.defender(judged), self.pair_squares, restoration_64())[0]
+
+    @cached_property
+    def restoration_digest(self) -> str:
+        """Names the restoration network by its defender, recipe and photos."""
+        judged = next(iter(self.settings.defenders.values()))
+        parts = [weights_of(judged), restoration_64().digest(), squares_digest(self.pair_squares)]
+        return hashlib.sha256("".join(parts).encode()).hexdigest()[:40]
+
+    def transformation_parts(self, cell: Cell) -> dict[str, str]:
+        """What decides a cell's transformation beside its name, the seed and the first model."""
+        if cell.transform == RESTORE:
+            return {"restoration": self.restoration_digest}
+        if cell.transform == UPSCALE and self.settings.upscaler:
+            return {"upscaler": weights_of(self.settings.upscaler)}
+        return {}
+
+    def transformed(self, cell: Cell, photos: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
+        """Returns photos as the cell's attacker learns from them."""
+        return transform_photos(
+            photos,
+            cell.transform,
+            self.frozen(self.first),
+            seed,
+            upscaler=self.upscaler if cell.transform == UPSCALE else None,
+            restoration=self.restoration if cell.transform == RESTORE else None,
+        )
+
     def unit_digest(self, cell: Cell, person: Person) -> str:
         """Names a unit by everything that decides it."""
         settings = self.settings
@@ -130,8 +201,8 @@ class Study:
             "recipe": personalization_recipe(cell.recipe).digest(),
             "models": [weights_of(settings.models[name]) for name in dict.fromkeys((cell.model, self.first))],
             "numbers": [settings.learned, settings.drawn, settings.seed],
-            "embedder": self.embedder.name,
             **protected_by,
+            **self.transformation_parts(cell),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:40]
 
@@ -150,7 +221,7 @@ class Study:
         return f"{self.unit_digest(cell, person)}.json"
 
     def measure(self, cell: Cell, person: Person) -> dict[str, Any]:
-        """Protects, attacks, draws; returns the unit's content."""
+        """Protects, attacks, draws; returns the unit's content: numbers, four photos and all drawings."""
         settings, squares = self.settings, self.squares(person)
         clean = squares[: settings.learned]
         config = personalization_recipe(cell.recipe)
@@ -161,7 +232,9 @@ class Study:
         )
         protecting = time.process_time() - began
         quality = picture_quality(clean, photos) if cell.kind not in (CLEAN, UNTRAINED) else {}
-        photos = transform_photos(photos, cell.transform, self.frozen(self.first), seed)
+        if cell.kind != UNTRAINED:
+            quality |= naturalness("brisque", photos)
+        photos = self.transformed(cell, photos, seed)
         began = time.process_time()
         personal, prompt = self.model(cell.model), config.prompt
         if cell.kind != UNTRAINED:
@@ -174,22 +247,39 @@ class Study:
         return {
             "cell": cell.key,
             "person": person.name,
-            "embeddings": [_listed(self.embedder.embed(picture)) for picture in drawn],
-            "references": [_listed(self.embedder.embed(photo)) for photo in squares[settings.learned :]],
-            "quality": quality,
+            "quality": quality | naturalness("drawn_brisque", drawn),
             "protecting_seconds": round(protecting, 3),
             "attacking_seconds": round(time.process_time() - began, 1),
-            "strip": _png(np.concatenate([*photos[:4], *drawn[:4]], axis=1)),
+            "photos": pack(list(photos[:4])),
+            "drawn": pack(list(drawn)),
         }
 
-    def person_name(self, person: Person) -> str:
-        """Name of the file of a development person."""
-        return f"person-{squares_digest(self.squares(person))[:32]}.json"
+    def analysis_name(self, cells: Sequence[Cell], person: Person) -> str:
+        """Name of the file of `analyse`.
 
-    def embed_person(self, person: Person) -> dict[str, Any]:
-        """Returns the embeddings of a development person's squares."""
-        embeddings = [_listed(self.embedder.embed(square)) for square in self.squares(person)]
-        return {"person": person.name, "embedder": self.embedder.name, "embeddings": embeddings}
+        Raises:
+            TooFewPhotos: if the person cannot be studied.
+        """
+        parts = [AnalysisConfig().digest(), *(self.unit_name(cell, person) for cell in cells)]
+        return f"analysis-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:40]}.json"
+
+    def analyse(self, cells: Sequence[Cell], person: Person) -> dict[str, Any]:
+        """Looks at a person's photos under some cells: diffusion loss by time step, and spectrum."""
+        settings, config = self.settings, AnalysisConfig()
+        clean = self.squares(person)[: settings.learned]
+        return analyse_photos(
+            cells,
+            clean[: config.photos],
+            self.frozen(self.first),
+            self.defender,
+            config,
+            seed=settings.seed + int(squares_digest(clean)[:8], 16),
+            teacher_seed=settings.seed,
+        )
+
+    def person_name(self, person: Person) -> str:
+        """Names the squares of a person."""
+        return f"person-{squares_digest(self.squares(person))[:32]}"
 
 
 def weights_of(location: str) -> str:
@@ -199,13 +289,3 @@ def weights_of(location: str) -> str:
     if not files:
         return location
     return hashlib.sha256("".join(file_sha256(file) for file in files).encode()).hexdigest()
-
-
-def _listed(embedding: NDArray[np.float64] | None) -> list[float] | None:
-    return None if embedding is None else [round(float(value), 6) for value in embedding]
-
-
-def _png(picture: NDArray[np.uint8]) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG")
-    return base64.b64encode(buffer.getvalue()).decode()

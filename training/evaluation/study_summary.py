@@ -13,9 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from training.evaluation.fid_inception import NAME as INCEPTION
+from training.evaluation.frechet import Frechet, frechet
 from training.evaluation.identity import FaceEmbedder, IdentitySpace, identity_space_of
 from training.evaluation.statistics import Interval, bootstrap_mean, bootstrap_ratio
 from training.evaluation.study_cells import CLEAN, DEFENDER, NOISE, TEACHER, UNTRAINED, Cell
+from training.evaluation.study_descriptions import embeddings_of, features_of
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,8 @@ class CellSummary:
         effect: of the protection; only for protected cells.
         of_gain: effect over gain; None where the gain's interval includes 0.
         survival: effect over the base cell's; only for rows that differ from it by one factor.
-        quality: means of picture measures.
+        quality: means of picture measures by name.
+        frechet: of all people's drawings from all their other photos.
         protecting_seconds: CPU time of protecting a person's photos, a mean.
     """
 
@@ -42,6 +46,7 @@ class CellSummary:
     of_gain: Interval | None = None
     survival: Interval | None = None
     quality: Mapping[str, float] | None = None
+    frechet: Frechet | None = None
     protecting_seconds: float = 0.0
 
     @property
@@ -68,8 +73,8 @@ class StudySummary:
 
 
 def space_of(embedder: FaceEmbedder, development: Sequence[Mapping[str, Any]]) -> IdentitySpace:
-    """Builds the identity space from the files of the development people."""
-    return identity_space_of(embedder, [[_array(found) for found in person["embeddings"]] for person in development])
+    """Builds the identity space from the descriptions of the development people."""
+    return identity_space_of(embedder, [embeddings_of(person) for person in development])
 
 
 def summarise(
@@ -79,7 +84,8 @@ def summarise(
 
     Args:
         cells: in the order of the table, with references and untrained cells before what is compared with them.
-        units: the files of units by cell key and person.
+        units: by cell key and person: a unit's content with the descriptions of its drawings, and under `references`
+            those of the person's photos that were not learned from.
         space: of the embeddings.
 
     Raises:
@@ -95,28 +101,28 @@ def summarise(
     for cell in cells:
         here = [units[cell.key, name] for name in people]
         similar = [
-            space.similarity_of([_array(e) for e in unit["embeddings"]], space.person_of(_references(unit)))
+            space.similarity_of(embeddings_of(unit), space.person_of(embeddings_of(unit["references"])))
             for unit in here
         ]
         ism[cell.key] = np.array([one.ism for one in similar])
-        rows.append(_row(cell, base, ism, float(np.mean([one.fdfr for one in similar])), here))
+        shared = {
+            "fdfr": float(np.mean([one.fdfr for one in similar])),
+            "quality": _means([unit["quality"] for unit in here]),
+            "frechet": _frechet(here, space.embedder.name),
+            "protecting_seconds": float(np.mean([unit["protecting_seconds"] for unit in here])),
+        }
+        rows.append(_row(cell, base, ism, shared))
     return StudySummary(rows, people, _comparisons(cells, base, ism), next(row.void for row in rows if row.gain))
 
 
-def _row(
-    cell: Cell, base: Cell, ism: Mapping[str, NDArray[np.float64]], fdfr: float, units: Sequence[Mapping[str, Any]]
-) -> CellSummary:
+def _row(cell: Cell, base: Cell, ism: Mapping[str, NDArray[np.float64]], shared: Mapping[str, Any]) -> CellSummary:
     values = ism[cell.key]
-    shared: dict[str, Any] = {
-        "quality": {name: float(np.mean([unit["quality"][name] for unit in units])) for name in units[0]["quality"]},
-        "protecting_seconds": float(np.mean([unit["protecting_seconds"] for unit in units])),
-    }
     if cell.kind == UNTRAINED:
-        return CellSummary(cell, bootstrap_mean(values), fdfr, **shared)
+        return CellSummary(cell, bootstrap_mean(values), **shared)
     gains = ism[cell.reference.key] - ism[cell.untrained.key]
     gain = bootstrap_mean(gains)
     if cell.kind == CLEAN:
-        return CellSummary(cell, bootstrap_mean(values), fdfr, gain=gain, **shared)
+        return CellSummary(cell, bootstrap_mean(values), gain=gain, **shared)
     effects = ism[cell.reference.key] - values
     of_gain = bootstrap_ratio(effects, gains) if gain.low > 0 else None
     survival = None
@@ -124,7 +130,7 @@ def _row(
         base_effects = ism[base.reference.key] - ism[base.key]
         survival = bootstrap_ratio(effects, base_effects) if bootstrap_mean(base_effects).low > 0 else None
     return CellSummary(
-        cell, bootstrap_mean(values), fdfr, effect=bootstrap_mean(effects), of_gain=of_gain, survival=survival, **shared
+        cell, bootstrap_mean(values), effect=bootstrap_mean(effects), of_gain=of_gain, survival=survival, **shared
     )
 
 
@@ -142,9 +148,21 @@ def _comparisons(cells: Sequence[Cell], base: Cell, ism: Mapping[str, NDArray[np
     return found
 
 
-def _references(unit: Mapping[str, Any]) -> list[NDArray[np.float64] | None]:
-    return [_array(embedding) for embedding in unit["references"]]
+def _means(qualities: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Means of what was measured of everybody."""
+    shared = [name for name in qualities[0] if all(name in quality for quality in qualities)]
+    return {name: float(np.mean([quality[name] for quality in qualities])) for name in shared}
 
 
-def _array(embedding: Sequence[float] | None) -> NDArray[np.float64] | None:
-    return None if embedding is None else np.array(embedding)
+def _frechet(units: Sequence[Mapping[str, Any]], embedder: str) -> Frechet | None:
+    """FID where Inception described the pictures; else the same distance of face embeddings, where faces were found."""
+    if all("features" in unit for unit in units):
+        drawn, real = ([features_of(one) for one in side] for side in _sides(units))
+        return frechet(np.concatenate(drawn), np.concatenate(real), INCEPTION)
+    found = [[face for one in side for face in embeddings_of(one) if face is not None] for side in _sides(units)]
+    return frechet(np.array(found[0]), np.array(found[1]), embedder)
+
+
+def _sides(units: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+    """The descriptions of drawings, and those of photos."""
+    return list(units), [unit["references"] for unit in units]
