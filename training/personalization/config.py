@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from training.config import PRECISIONS, Precision
+
 Method = Literal["dreambooth", "lora_textual_inversion", "textual_inversion"]
 
 
@@ -32,6 +34,7 @@ class PersonalizationConfig:
         rank: of low-rank weights.
         guidance: of the pictures that are drawn in the end; 1 is none, at half the work.
         sampler_steps: of those pictures.
+        precision: of the training; "auto" is bfloat16 autocast where the hardware multiplies bfloat16, else float32.
         seed: of every draw.
     """
 
@@ -50,6 +53,7 @@ class PersonalizationConfig:
     rank: int = 32
     guidance: float = 3.0
     sampler_steps: int = 25
+    precision: Precision = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -57,6 +61,8 @@ class PersonalizationConfig:
             raise ValueError(f"personalisation method {self.method!r} is unknown: one of {', '.join(ATTACKS)}")
         if "{token}" not in self.instance_prompt:
             raise ValueError(f"instance prompt {self.instance_prompt!r} lacks {{token}}, the person's word")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision {self.precision!r} is unknown: one of {', '.join(PRECISIONS)}")
         for name in ("steps", "batch", "prior_batch", "rank", "sampler_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} is not allowed: give 1 or more")

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from training.devices import autocast
 from training.personalization.config import PersonalizationConfig
 from training.personalization.pipeline import TextToImage
 from training.personalization.schedule import learning_rate_factor
@@ -49,12 +50,14 @@ def dreambooth(
     for step in range(config.steps):
         optimiser.param_groups[0]["lr"] = config.learning_rate * learning_rate_factor(step, config.steps)
         chosen = turns(latents, config.batch, generator)  # (B, C, h, w)
-        states = personal.states(person).expand(len(chosen), -1, -1)  # (B, L, E)
-        loss = personal.denoising_loss(chosen, states, generator)
+        with autocast(config.precision, personal.device):
+            states = personal.states(person).expand(len(chosen), -1, -1)  # (B, L, E)
+            loss = personal.denoising_loss(chosen, states, generator)
         if prior is not None and config.prior_weight:
             kept = turns(prior, config.prior_batch, generator)  # (B, C, h, w)
-            states = personal.states(people).expand(len(kept), -1, -1)  # (B, L, E)
-            loss = loss + config.prior_weight * personal.denoising_loss(kept, states, generator)
+            with autocast(config.precision, personal.device):
+                states = personal.states(people).expand(len(kept), -1, -1)  # (B, L, E)
+                loss = loss + config.prior_weight * personal.denoising_loss(kept, states, generator)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(trainable, GRADIENT_CLIP)

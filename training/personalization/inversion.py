@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from training.devices import autocast
 from training.personalization.config import PersonalizationConfig
 from training.personalization.dreambooth import GRADIENT_CLIP, WEIGHT_DECAY, turns
 from training.personalization.new_token import add_token
@@ -52,8 +53,9 @@ def invert(
         for group, rate in zip(optimiser.param_groups, highest, strict=True):
             group["lr"] = rate * learning_rate_factor(step, config.steps)
         chosen = turns(latents, config.batch, generator)  # (B, C, h, w)
-        states = personal.states(ids).expand(len(chosen), -1, -1)  # (B, L, E)
-        loss = personal.denoising_loss(chosen, states, generator)
+        with autocast(config.precision, personal.device):
+            states = personal.states(ids).expand(len(chosen), -1, -1)  # (B, L, E)
+            loss = personal.denoising_loss(chosen, states, generator)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(trained, GRADIENT_CLIP)
