@@ -58,7 +58,7 @@ def personalization_study(
             command="asset personalization_study",
         )
         summary = run_study(request, workers, lambda done, total, *_: context.log.info(f"{done} of {total} units"))
-    plot = cells_picture([(label(row), row.ism, row.cell.kind) for row in summary.cells], "png")
+    plot = cells_picture([(label(row.cell), row.ism, row.cell.kind) for row in summary.cells], "png")
     return MaterializeResult(
         metadata={
             "page": MetadataValue.url(folder.uri(PAGE)),

@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from assets.analysis_pictures import analysis_picture
 from assets.html_templates import html_template
 from assets.study_pictures import cells_picture
 
 if TYPE_CHECKING:
+    from training.evaluation.perturbation_analysis import Analysis
+    from training.evaluation.study_cells import Cell
     from training.evaluation.study_summary import CellSummary, StudySummary
 
 NOISE_SHARE, EFFECT_SHARE, TEACHER_SHARE = 0.2, 0.6, 0.95  # what is aimed for
@@ -22,11 +25,13 @@ class StudyPage:
 
     Attributes:
         summary: the table.
+        analysis: of the photos of the base cells.
         figures: everything else that was recorded.
         strips: PNG strips in base64 by cell key and person; none leaves the contact sheet out.
     """
 
     summary: StudySummary
+    analysis: Analysis
     figures: Mapping[str, Any]
     strips: Mapping[tuple[str, str], str] = field(repr=False)
 
@@ -40,11 +45,10 @@ class Aim:
     met: bool
 
 
-def label(row: CellSummary) -> str:
+def label(cell: Cell) -> str:
     """How a cell is called in tables and plots."""
     from training.evaluation.study_cells import CLEAN, NOISE, UNTRAINED
 
-    cell = row.cell
     kinds = {UNTRAINED: "before personalisation", CLEAN: "clean photos", NOISE: "noise of equal norm"}
     parts = [kinds.get(cell.kind, cell.name)]
     if cell.budget:
@@ -111,6 +115,10 @@ def render_study(page: StudyPage) -> bytes:
         label=label,
         measures=measures(rows),
         aims=aims(page.summary),
-        plot=Markup(cells_picture([(label(row), row.ism, row.cell.kind) for row in rows], "svg").decode()),
+        analysed=[(label(version.cell), version) for version in page.analysis.versions],
+        analysis_plot=Markup(
+            analysis_picture(page.analysis, [label(one.cell) for one in page.analysis.versions], "svg").decode()
+        ),
+        plot=Markup(cells_picture([(label(row.cell), row.ism, row.cell.kind) for row in rows], "svg").decode()),
     )
     return text.encode()

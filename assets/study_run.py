@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,11 +17,13 @@ from resources.local_clusters import cores
 from resources.storage import Storage
 
 if TYPE_CHECKING:
+    from training.evaluation.people import Person
     from training.evaluation.study_summary import StudySummary
 
 PAGE, FIGURES = "index.html", "study.json"
 BASE_TEACHERS = ("encoder", "advdm")
 FULL_TEACHERS = ("encoder", "advdm", "mist", "sds_minus", "sds_plus", "fsmg", "aspl", "simac", "metacloak")
+MOST_PAIRS = 512  # photos that a restoration network is trained on
 SHOWN = ("column", "full", "learned", "drawn", "seed")  # settings on the page; paths are not
 OnUnit = Callable[[int, int, StudyTask, StudyDone], None]
 
@@ -46,6 +48,9 @@ class StudyRequest:
         command: what the page says made it.
         embedder: ONNX file of the face network; dlib's if empty.
         inception: file of FID's Inception-v3; one in torch's cache, or none, if empty.
+        upscaler: folder or hub id of a diffusers upscaling pipeline; the first model enlarges if empty.
+        pairs: Parquet file of faces that the attacker who holds the defender trains on; the development ones if empty.
+        pair_rows: which of its rows; found out if empty.
     """
 
     photos: str
@@ -63,6 +68,9 @@ class StudyRequest:
     command: str = ""
     embedder: str = ""
     inception: str = ""
+    upscaler: str = ""
+    pairs: str = ""
+    pair_rows: tuple[int, ...] = ()
 
 
 def run_study(request: StudyRequest, workers: Workers, on_unit: OnUnit = lambda *_: None) -> StudySummary:
@@ -75,7 +83,8 @@ def run_study(request: StudyRequest, workers: Workers, on_unit: OnUnit = lambda 
     from training.evaluation.fid_inception import find_inception
     from training.evaluation.onnx_embedder import face_embedder
     from training.evaluation.people import list_people
-    from training.evaluation.study_cells import base_cells, full_cells
+    from training.evaluation.perturbation_analysis import summarise_analysis
+    from training.evaluation.study_cells import analysed_cells, base_cells, full_cells
     from training.evaluation.study_summary import space_of, summarise
 
     request = replace(request, inception=str(find_inception(request.inception) or ""))
@@ -85,6 +94,7 @@ def run_study(request: StudyRequest, workers: Workers, on_unit: OnUnit = lambda 
     development, studied = everybody[:half], everybody[half : half + request.people]
     if min(len(development), len(studied)) < 2:
         raise ValueError(f"{request.photos} has {len(everybody)} people: a study needs 2 to centre on and 2 to attack")
+    request = replace(request, pair_rows=request.pair_rows or _pair_rows(request, development))
     names, (first, *others) = tuple(request.defenders), tuple(request.models)
     cells = (
         full_cells(names, FULL_TEACHERS, first, tuple(others))
@@ -97,13 +107,19 @@ def run_study(request: StudyRequest, workers: Workers, on_unit: OnUnit = lambda 
     ]
     began = datetime.now(UTC)
     done = dict(_run(tasks, workers, on_unit))
+    analysed = analysed_cells(names, BASE_TEACHERS, first)
+    analysed_json = json.dumps([asdict(cell) for cell in analysed])
+    looks = [replace(_task(request, "", person.name, person.rows), analysed_json=analysed_json) for person in studied]
+    done_looks = dict(_run(looks, workers, on_unit))
     units, photos = _read(Storage(_units(request)), done, request.learned)
     space = space_of(embedder, [photos[person.name] for person in development])
     summary = summarise(cells, units, space)
+    found = [Storage(_units(request)).read_bytes(one.unit) for one in done_looks.values() if one.unit]
+    analysis = summarise_analysis(analysed, [json.loads(one) for one in sorted(found)])
     figures: dict[str, Any] = {
         "made": began.strftime("%Y-%m-%d %H:%M UTC"),
         "minutes": round((datetime.now(UTC) - began).total_seconds() / 60, 1),
-        "units made in this run": sum(one.made for one in done.values()),
+        "units made in this run": sum(one.made for one in (*done.values(), *done_looks.values())),
         "machine": f"{cores()} cores, {platform.machine()}, {platform.system()}",
         "command": request.command,
         "settings": {name: value for name, value in asdict(request).items() if name in SHOWN},
@@ -111,12 +127,14 @@ def run_study(request: StudyRequest, workers: Workers, on_unit: OnUnit = lambda 
         "remarks": sorted({one.remark for one in done.values() if one.remark}),
         "embedder": space.embedder.name,
         "strangers": space.strangers,
+        "worst case": summary.worst_case and summary.worst_case.cell.key,
+        "analysis": asdict(analysis) | {"versions": [asdict(one) | {"key": one.cell.key} for one in analysis.versions]},
         "summary": asdict(summary) | {"cells": [asdict(row) | {"key": row.cell.key} for row in summary.cells]},
     }
     target = Storage(request.folder)
     target.write_bytes(FIGURES, json.dumps(figures, indent=1).encode())
     strips = {key: _strip(unit) for key, unit in units.items()} if request.contact_sheet else {}
-    target.write_bytes(PAGE, render_study(StudyPage(summary, figures, strips)))
+    target.write_bytes(PAGE, render_study(StudyPage(summary, analysis, figures, strips)))
     return summary
 
 
@@ -146,6 +164,16 @@ def _strip(unit: Mapping[str, Any]) -> str:
     return pack([*unpack(unit["photos"])[:4], *unpack(unit["drawn"])[:4]])
 
 
+def _pair_rows(request: StudyRequest, development: Sequence[Person]) -> tuple[int, ...]:
+    """Rows of the development people, or of the file of pairs, evenly thinned to MOST_PAIRS."""
+    import pyarrow.parquet as pq
+
+    rows = [row for person in development for row in person.rows]
+    if request.pairs:
+        rows = list(range(pq.ParquetFile(request.pairs).metadata.num_rows))
+    return tuple(rows[:: max(1, -(-len(rows) // MOST_PAIRS))])
+
+
 def _units(request: StudyRequest) -> str:
     return Storage(request.folder).child("units").url
 
@@ -160,6 +188,9 @@ def _task(request: StudyRequest, cell: str, person: str, rows: tuple[int, ...]) 
         "drawn": request.drawn,
         "seed": request.seed,
         "embedder": request.embedder and str(Path(request.embedder).absolute()),
+        "upscaler": request.upscaler,
+        "pair_photos": request.pairs and str(Path(request.pairs).absolute()),
+        "pair_rows": request.pair_rows,
         "inception": request.inception and str(Path(request.inception).absolute()),
     }
     return StudyTask(json.dumps(settings), _units(request), cell, person, rows)

@@ -38,6 +38,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--defender", action="append", metavar="NAME=FOLDER", help="the first is judged")
     parser.add_argument("--embedder", default="", help="ONNX file of a face network (112 x 112); dlib's ResNet")
     parser.add_argument("--inception", default="", help="file of FID's Inception-v3; looked for in torch's cache")
+    parser.add_argument("--upscaler", default="", help="folder of a diffusers upscaling pipeline for an attacker")
+    parser.add_argument("--pairs", default="", help="Parquet of faces for an attacker who trains on pairs")
     parser.add_argument("--contact-sheet", action="store_true", help="shows the people on the page")
     parser.add_argument("--workers", type=int, help="processes; one a core")
     parser.add_argument("--seed", type=int, default=0)
@@ -69,6 +71,8 @@ def build_request(options: argparse.Namespace, command: str) -> StudyRequest:
         command=command,
         embedder=options.embedder,
         inception=options.inception,
+        upscaler=options.upscaler,
+        pairs=options.pairs,
     )
 
 
@@ -76,7 +80,7 @@ def say(finished: int, total: int, task: StudyTask, done: StudyDone) -> None:
     """One line a unit."""
     import json
 
-    cell = json.loads(task.cell_json) if task.cell_json else {"kind": "development", "name": ""}
+    cell = json.loads(task.cell_json) if task.cell_json else {"kind": "analysis" if task.analysed_json else "photos"}
     what = " ".join(str(cell[name]) for name in ("kind", "name", "budget", "transform") if cell.get(name))
     print(
         f"{finished}/{total} {task.person} {what}{'' if done.made else ' (there)'} {done.remark}".rstrip(), flush=True

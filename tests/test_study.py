@@ -1,6 +1,6 @@
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import cv2
@@ -11,15 +11,31 @@ import pytest
 from face_networks import write_face_network
 from skimage import data
 
-from assets import study_run
+from assets import study_run, study_tasks
 from assets.study_page import aims
 from assets.study_run import FIGURES, PAGE, StudyRequest, run_study
+from assets.study_tasks import StudyTask, run_study_task
 from dagster_project.study import NEEDED, build_request, parse
 from resources.dask_workers import Workers, WorkerSettings
+from training.evaluation import restoration, study
 from training.evaluation.identity import dlib_embedder
 from training.evaluation.people import Person, list_people, read_squares
 from training.evaluation.perceptual import perceptual_network
-from training.evaluation.study_cells import BASE_BUDGET, CLEAN, DEFENDER, NOISE, UNTRAINED, Cell, base_cells, full_cells
+from training.evaluation.picture_strips import unpack
+from training.evaluation.restoration import RestorationConfig, pack_restoration, restore
+from training.evaluation.study import Study, StudySettings
+from training.evaluation.study_cells import (
+    BASE_BUDGET,
+    CLEAN,
+    DEFENDER,
+    NOISE,
+    RESTORE,
+    UNTRAINED,
+    UPSCALE,
+    Cell,
+    base_cells,
+    full_cells,
+)
 from training.personalization import config as personalization
 
 WEIGHTS = Path(__file__).parents[1] / "models" / "weights"
@@ -85,6 +101,92 @@ def test_cells_are_unique_and_stand_after_what_they_are_compared_with() -> None:
         Cell("magic")
 
 
+def test_a_full_study_has_a_row_for_every_factor() -> None:
+    full = full_cells(("RID", "adv_sds_only"), ("encoder",), "embedded-64", ("embedded-64-v",))
+    base = Cell(DEFENDER, "RID", BASE_BUDGET)
+    transforms = ["jpeg-95", "jpeg-75", "jpeg-50", "resize", "blur", "noise", "crop-rotate"]
+    transforms += ["purify", "purify-patches", "upscale", "restore"]
+    rows = [replace(base, transform=name) for name in transforms]
+    rows += [replace(base, budget=budget) for budget in (6, 12)] + [replace(base, share=share) for share in (0.5, 0.25)]
+    rows += [replace(base, model="embedded-64-v")]
+    rows += [replace(base, recipe=f"{name}_64") for name in ("lora_textual_inversion", "textual_inversion")]
+    assert {cell for cell in full if cell.kind == DEFENDER and cell.name == "RID"} == {base, *rows}
+    other = [cell for cell in full if cell.name == "adv_sds_only"]
+    assert {cell.budget for cell in other} == {6, 12, 16} and len(other) == 3
+    assert other[0] in base_cells(("RID", "adv_sds_only"), ("encoder",), "embedded-64")
+
+
+@pytest.fixture
+def quick_attacker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attacks and restorations of a few steps."""
+    monkeypatch.setitem(personalization.PERSONALIZATION_RECIPES, "dreambooth_64", lambda: QUICK)
+    few = RestorationConfig(width=4, blocks=1, steps=3)
+    monkeypatch.setattr(study, "restoration_64", lambda: few)
+    monkeypatch.setattr(restoration, "restoration_64", lambda: few)
+
+
+def quick_settings(people: Path) -> dict:
+    return {
+        "photos": str(people),
+        "column": "identity",
+        "models": {"embedded-64": str(WEIGHTS / "embedded-64")},
+        "defenders": {"RID": str(WEIGHTS / "default")},
+        "learned": 2,
+        "drawn": 1,
+        "pair_rows": [0, 1, 2],
+    }
+
+
+@pytest.mark.usefixtures("quick_attacker")
+def test_workers_share_one_restoration_network_for_clean_and_protected_photos(people: Path, tmp_path: Path) -> None:
+    person = list_people(people)[2]
+    protected = Cell(DEFENDER, "RID", 16, transform=RESTORE)
+    done = []
+    for cell in (protected, protected.reference):
+        study_tasks._study.cache_clear()  # as another process
+        settings = json.dumps(quick_settings(people))
+        task = StudyTask(settings, str(tmp_path), json.dumps(asdict(cell)), person.name, person.rows)
+        done.append(run_study_task(task))
+        assert done[-1].made and not run_study_task(task).made
+    networks = list(tmp_path.glob("restoration-*.safetensors"))
+    assert len(networks) == 1
+    measured = Study(StudySettings(**quick_settings(people)))
+    packed = networks[0].read_bytes()
+    assert pack_restoration(measured.restoration) == packed and networks[0].stem.endswith(measured.restoration_digest)
+    clean = measured.squares(person)[:2]
+    learned = unpack(json.loads((tmp_path / done[1].unit).read_text())["photos"])
+    assert np.array_equal(learned, restore(measured.restoration, clean)), "the clean reference is restored too"
+    assert not np.array_equal(learned, clean)
+
+
+@pytest.mark.usefixtures("quick_attacker")
+def test_units_are_named_by_the_pairs_and_the_upscaler_that_decide_them(people: Path) -> None:
+    person, settings = list_people(people)[2], quick_settings(people)
+    plain, restored, upscaled = (Cell(CLEAN, transform=name) for name in ("", RESTORE, UPSCALE))
+
+    def digests(**changes: object) -> list[str]:
+        changed = Study(StudySettings(**(settings | changes)))
+        return [changed.unit_digest(cell, person) for cell in (plain, restored, upscaled)]
+
+    base = digests()
+    for changes, moved in (
+        ({"pair_rows": [0, 1]}, {1}),
+        ({"upscaler": "stabilityai/stable-diffusion-x4-upscaler"}, {2}),
+        ({"defenders": {"RID": str(WEIGHTS / "embedded-64")}}, {1}),
+    ):
+        assert {place for place, (a, b) in enumerate(zip(base, digests(**changes), strict=True)) if a != b} == moved
+
+
+def test_pairs_come_from_development_people_or_a_file_of_their_own(
+    people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = StudyRequest(str(people), str(tmp_path), models={}, defenders={})
+    development = list_people(people)[:2]
+    assert study_run._pair_rows(request, development) == tuple(range(10))
+    monkeypatch.setattr(study_run, "MOST_PAIRS", 8)
+    assert study_run._pair_rows(replace(request, pairs=str(people)), development) == tuple(range(0, 20, 3))
+
+
 @pytest.mark.slow
 def test_a_study_runs_goes_on_and_shows_nobody_unasked(
     people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -102,7 +204,7 @@ def test_a_study_runs_goes_on_and_shows_nobody_unasked(
     made: list[bool] = []
     with Workers(WorkerSettings(n_workers=0)) as workers:
         first = run_study(request, workers, lambda done, total, task, unit: made.append(unit.made))
-        assert all(made) and len(made) == 4 + 2 * 6
+        assert all(made) and len(made) == 4 + 2 * 6 + 2
         kept = (tmp_path / FIGURES).read_text()
         units = sorted(file for file in (tmp_path / "units").iterdir() if "-" not in file.name)
         assert len(units) == 2 * 6
@@ -130,6 +232,9 @@ def test_a_study_runs_goes_on_and_shows_nobody_unasked(
     assert "Void" in page
     figures = json.loads(kept)
     assert figures["development"] == ["p0", "p1"]
+    assert figures["analysis"]["photos"] == 4 and "What the perturbations are made of" in page
+    assert [version["key"].split("/")[0] for version in figures["analysis"]["versions"]] == [CLEAN, DEFENDER, NOISE]
+    assert figures["worst case"] is None and "Worst case" not in page
     rid, noise = (next(row for row in first.cells if row.cell.kind == kind) for kind in (DEFENDER, NOISE))
     assert rid.quality and noise.quality
     perceptual, _ = perceptual_network()

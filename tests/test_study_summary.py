@@ -1,4 +1,5 @@
 import base64
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -105,3 +106,21 @@ def test_an_interval_of_a_ratio_resamples_people_not_values() -> None:
     assert bootstrap_mean(effects).low < bootstrap_mean(effects).high
     with pytest.raises(ValueError, match="two samples"):
         bootstrap_ratio(effects, gains[:2])
+
+
+def test_the_worst_case_is_the_row_that_least_survives_of_those_in_which_the_attack_works() -> None:
+    rows = {
+        "jpeg-75": ([0.6, 0.5, 0.7], [0.4, 0.3, 0.5]),
+        "blur": ([0.6, 0.5, 0.7], [0.5, 0.4, 0.6]),
+        "purify": ([0.0, 0.1, 0.0], [0.0, 0.1, 0.0]),
+    }
+    cells, values = list(CELLS), dict(LEARNED)
+    for name, (clean, protected) in rows.items():
+        row = replace(BASE, transform=name)
+        cells += [row.reference, row]
+        values |= {row.reference: clean, row: protected}
+    summary = summarise(cells, table(values), SPACE)
+    assert summary.worst_case and summary.worst_case.cell.transform == "blur", "nobody is learned after purify"
+    survival = summary.worst_case.survival
+    assert survival and survival.mean == pytest.approx(0.3 / 1.3)
+    assert summarise(CELLS, table(LEARNED), SPACE).worst_case is None, "a smaller budget is no attack"

@@ -1,8 +1,8 @@
 """What a protection is made of: diffusion loss by time step, and spectrum, beside noise of equal norm (RID, analysis).
 
 RID's figure: its perturbation and a teacher's raise the frozen model's loss, Gaussian noise of the same norm does not;
-and they differ in where their power lies. One person's photos are analysed at a time, and all versions of a photo see the
-same time steps and noise.
+and they differ in where their power lies. One person's photos are analysed at a time, and all versions of a photo
+see the same time steps and noise.
 
 K bins of time steps, N photos, R frequencies, M photos of all people.
 """
@@ -57,6 +57,7 @@ class Analysed:
         cell: what was done to them.
         losses: over photos, in each of K bins.
         raised: the difference from the clean photos' loss, likewise; for clean photos None.
+        raised_overall: the same over all time steps.
         spectrum: mean power over photos at 1..R cycles a side, in squared levels; for clean photos None.
         norm: mean L2 norm of a photo's perturbation, in levels.
     """
@@ -64,8 +65,14 @@ class Analysed:
     cell: Cell
     losses: Sequence[Interval]
     raised: Sequence[Interval] | None
+    raised_overall: Interval | None
     spectrum: Sequence[Interval] | None
     norm: float
+
+    @property
+    def peak(self) -> int:
+        """The frequency of the highest mean power, in cycles a side; 0 for clean photos."""
+        return 1 + int(np.argmax([one.mean for one in self.spectrum])) if self.spectrum else 0
 
 
 @dataclass(frozen=True)
@@ -139,6 +146,7 @@ def summarise_analysis(cells: Sequence[Cell], people: Sequence[Mapping[str, Any]
                 cell,
                 _intervals(losses),
                 _intervals(losses - clean) if changed else None,
+                bootstrap_mean((losses - clean).mean(axis=0)) if changed else None,
                 _intervals(spectra.T) if changed else None,
                 float(np.mean([size for person in people for size in person[cell.key]["norms"]])),
             )

@@ -81,6 +81,11 @@ def base_cells(defenders: tuple[str, ...], teachers: tuple[str, ...], model: str
     return cells + [replace(first, budget=budget) for budget in reversed(BUDGETS)]
 
 
+def analysed_cells(defenders: tuple[str, ...], teachers: tuple[str, ...], model: str) -> list[Cell]:
+    """The cells of `base_cells` whose photos are looked at themselves: clean ones first, then the base budget's."""
+    return [cell for cell in base_cells(defenders, teachers, model) if cell.kind == CLEAN or cell.budget == BASE_BUDGET]
+
+
 def full_cells(
     defenders: tuple[str, ...], teachers: tuple[str, ...], model: str, others: tuple[str, ...]
 ) -> list[Cell]:

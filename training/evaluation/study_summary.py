@@ -71,6 +71,16 @@ class StudySummary:
     comparisons: Mapping[str, Interval]
     void: bool
 
+    @property
+    def worst_case(self) -> CellSummary | None:
+        """Of the rows at the base budget that differ by one factor, the one that least of the effect survives.
+
+        Rows in which the attack fails on clean photos too do not count; None without any row that does.
+        """
+        base = next(row.cell for row in self.cells if row.cell.kind == DEFENDER)
+        rows = [row for row in self.cells if row.survival and row.of_gain and row.cell.budget == base.budget]
+        return min(rows, key=lambda row: row.survival.mean if row.survival else 0.0, default=None)
+
 
 def space_of(embedder: FaceEmbedder, development: Sequence[Mapping[str, Any]]) -> IdentitySpace:
     """Builds the identity space from the descriptions of the development people."""
