@@ -28,6 +28,12 @@ class StudyConfig(Config):
     )
     people: int = Field(default=8, description="People that are attacked; those before them centre the embeddings.")
     contact_sheet: bool = Field(default=False, description="Show the people on the page.")
+    embedder: str = Field(
+        default="", description="ONNX file of another face network, 112 x 112 aligned faces; dlib's if empty."
+    )
+    inception: str = Field(
+        default="", description="File of FID's Inception-v3; one in torch's cache, or none, if empty."
+    )
     seed: int = Field(default=0, description="Of every draw.")
 
 
@@ -55,6 +61,8 @@ def personalization_study(
             people=config.people,
             seed=config.seed,
             contact_sheet=config.contact_sheet,
+            embedder=config.embedder,
+            inception=config.inception,
             command="asset personalization_study",
         )
         summary = run_study(request, workers, lambda done, total, *_: context.log.info(f"{done} of {total} units"))
