@@ -86,7 +86,7 @@ def train_autoencoder(
         if not decoder_only:
             loss = loss + KL_WEIGHT * posterior.kl().float().mean()
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(trainable, 1.0)
         optimiser.step()
         on_step({"step": step + 1, "steps": steps, "loss": loss.item()})
