@@ -39,6 +39,7 @@ class StudyRequest:
         defenders: folders by name; the first is the one that is judged.
         column: the identity column.
         full: every robustness factor instead of the base cells.
+        teachers: methods that the defender is compared with; encoder and advdm, or in a full study all, if empty.
         development: people, in the order of names, that centre the embeddings; the first half if None.
         people: people after those that are studied, at most.
         learned: photos that the attacker has of each.
@@ -59,6 +60,7 @@ class StudyRequest:
     defenders: dict[str, str] = field(hash=False)
     column: str = "identity"
     full: bool = False
+    teachers: tuple[str, ...] = ()
     development: int | None = None
     people: int = 8
     learned: int = 8
@@ -97,9 +99,9 @@ def run_study(request: StudyRequest, workers: Workers, on_unit: OnUnit = lambda 
     request = replace(request, pair_rows=request.pair_rows or _pair_rows(request, development))
     names, (first, *others) = tuple(request.defenders), tuple(request.models)
     cells = (
-        full_cells(names, FULL_TEACHERS, first, tuple(others))
+        full_cells(names, request.teachers or FULL_TEACHERS, first, tuple(others))
         if request.full
-        else base_cells(names, BASE_TEACHERS, first)
+        else base_cells(names, request.teachers or BASE_TEACHERS, first)
     )
     tasks = [_task(request, "", person.name, person.rows) for person in (*development, *studied)]
     tasks += [

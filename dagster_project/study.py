@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from dagster_project import exit_codes
 from dagster_project.settings import WEIGHTS
+from training.teachers.options import METHODS
 
 if TYPE_CHECKING:
     from assets.study_run import StudyRequest
@@ -33,6 +34,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--column", default="identity", help="column that tells people apart")
     parser.add_argument("--out", type=Path, default=Path("study"))
     parser.add_argument("--full", action="store_true", help="every budget, teacher and robustness factor")
+    parser.add_argument("--teachers", nargs="+", default=[], choices=METHODS, help="methods to compare with")
     parser.add_argument("--people", type=int, default=8, help="people that are attacked")
     parser.add_argument("--development", type=int, help="people before them that centre the embeddings; half of all")
     parser.add_argument("--defender", action="append", metavar="NAME=FOLDER", help="the first is judged")
@@ -64,6 +66,7 @@ def build_request(options: argparse.Namespace, command: str) -> StudyRequest:
         defenders=defenders,
         column=options.column,
         full=options.full,
+        teachers=tuple(options.teachers),
         development=options.development,
         people=options.people,
         seed=options.seed,
