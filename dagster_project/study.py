@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from assets.study_run import StudyRequest
     from assets.study_tasks import StudyDone, StudyTask
 
+SHIPPED = {"RID": str(WEIGHTS / "default"), "adv_sds_only": str(WEIGHTS / "ablation" / "adv_sds_only")}
 NEEDED = (
     "a study needs photos of people: give a Parquet file with a column `image` (Hugging Face convention) and a column "
     "`identity`, of at least 4 people with 10 photos each: make study PHOTOS=people.parquet"
@@ -58,7 +59,7 @@ def build_request(options: argparse.Namespace, command: str) -> StudyRequest:
 
     if not options.photos or not Path(options.photos).is_file():
         raise ValueError(NEEDED if not options.photos else f"there is no file {options.photos}; {NEEDED}")
-    defenders = dict(item.split("=", 1) for item in options.defender or []) or {"RID": str(WEIGHTS / "default")}
+    defenders = dict(item.split("=", 1) for item in options.defender or []) or SHIPPED
     return StudyRequest(
         photos=options.photos,
         folder=str(options.out.absolute()),
