@@ -16,6 +16,7 @@ $(STAMP): pyproject.toml constraints.txt
 	command -v $(PYTHON) >/dev/null && $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet -c constraints.txt $(PIP_TORCH) -e ".[train,evaluate]" --group dev
+	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt brisque  # only its fit is read
 	touch $(STAMP)
 
 demo: install

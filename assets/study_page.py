@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 NOISE_SHARE, EFFECT_SHARE, TEACHER_SHARE = 0.2, 0.6, 0.95  # what is aimed for
 MEASURES = {"psnr": "PSNR, dB", "ssim": "SSIM", "brisque": "BRISQUE, photos", "drawn_brisque": "BRISQUE, drawn"}
+BRISQUES = ("brisque", "drawn_brisque")  # of the photos that the attacker gets, and of what he draws
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,21 @@ def label(cell: Cell) -> str:
 
 
 def measures(rows: Sequence[CellSummary]) -> dict[str, str]:
-    """Names of the picture measures that some cell has, in one order, and what they are called."""
-    found = dict.fromkeys(name for row in rows for name in row.quality or {})
-    order = sorted(found, key=lambda name: (name in ("brisque", "drawn_brisque"), list(found).index(name)))
-    return {name: MEASURES.get(name, name) for name in order}
+    """Names of BRISQUE, and before it of the other picture measures that some cell has, and what they are called."""
+    others = dict.fromkeys(name for row in rows for name in row.quality or {} if name not in BRISQUES)
+    return {name: MEASURES.get(name, name) for name in (*others, *BRISQUES)}
+
+
+def brisque_remark(rows: Sequence[CellSummary]) -> str:
+    """One sentence on what has no BRISQUE and how to get it, or "" where the drawings of every cell have it."""
+    from training.evaluation.brisque_fit import INSTALL, PACKAGE
+
+    if all("drawn_brisque" in (row.quality or {}) for row in rows):
+        return ""
+    return (
+        f"Rows without BRISQUE were measured where the package {PACKAGE} is missing, or on pictures of one colour: "
+        f"after {INSTALL}, a study in a new folder has it."
+    )
 
 
 def aims(summary: StudySummary) -> list[Aim]:
@@ -114,6 +126,7 @@ def render_study(page: StudyPage) -> bytes:
         rows=rows,
         label=label,
         measures=measures(rows),
+        brisque_remark=brisque_remark(rows),
         aims=aims(page.summary),
         analysed=[(label(version.cell), version) for version in page.analysis.versions],
         analysis_plot=Markup(

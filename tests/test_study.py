@@ -12,12 +12,12 @@ from face_networks import write_face_network
 from skimage import data
 
 from assets import study_run, study_tasks
-from assets.study_page import aims
+from assets.study_page import BRISQUES, aims
 from assets.study_run import FIGURES, PAGE, StudyRequest, run_study
 from assets.study_tasks import StudyTask, run_study_task
 from dagster_project.study import NEEDED, build_request, parse
 from resources.dask_workers import Workers, WorkerSettings
-from training.evaluation import restoration, study
+from training.evaluation import brisque_fit, restoration, study
 from training.evaluation.identity import dlib_embedder
 from training.evaluation.people import Person, list_people, read_squares
 from training.evaluation.perceptual import perceptual_network
@@ -36,6 +36,7 @@ from training.evaluation.study_cells import (
     base_cells,
     full_cells,
 )
+from training.evaluation.study_summary import StudySummary
 from training.personalization import config as personalization
 
 WEIGHTS = Path(__file__).parents[1] / "models" / "weights"
@@ -187,6 +188,11 @@ def test_pairs_come_from_development_people_or_a_file_of_their_own(
     assert study_run._pair_rows(replace(request, pairs=str(people)), development) == tuple(range(0, 20, 3))
 
 
+def untimed(summary: StudySummary) -> StudySummary:
+    """Without the CPU seconds, which differ from run to run."""
+    return replace(summary, cells=[replace(row, protecting_seconds=0.0) for row in summary.cells])
+
+
 @pytest.mark.slow
 def test_a_study_runs_goes_on_and_shows_nobody_unasked(
     people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -212,7 +218,18 @@ def test_a_study_runs_goes_on_and_shows_nobody_unasked(
         made.clear()
         again = run_study(request, workers, lambda done, total, task, unit: made.append(unit.made))
         assert sum(made) == 1
-        assert again == first
+        assert untimed(again) == untimed(first)
+        bare_cell = json.loads(units[-1].read_text())["cell"]
+        units[-1].unlink()
+        with monkeypatch.context() as bare:
+            bare.setattr(brisque_fit, "find_spec", lambda name: None)
+            mixed = run_study(request, workers)
+        for row, whole in zip(mixed.cells, first.cells, strict=True):
+            lost = set(BRISQUES) if row.cell.key == bare_cell else set()
+            assert set(row.quality or {}) == set(whole.quality or {}) - lost, "people of a row were measured alike"
+        assert f"after {brisque_fit.INSTALL}, a study in a new folder has it" in (tmp_path / PAGE).read_text()
+        units[-1].unlink()
+        assert untimed(run_study(request, workers)) == untimed(first)
         made.clear()
         network = write_face_network(tmp_path / "other.onnx")
         other = run_study(
@@ -238,9 +255,11 @@ def test_a_study_runs_goes_on_and_shows_nobody_unasked(
     rid, noise = (next(row for row in first.cells if row.cell.kind == kind) for kind in (DEFENDER, NOISE))
     assert rid.quality and noise.quality
     perceptual, _ = perceptual_network()
-    assert set(rid.quality) == {"psnr", "ssim", perceptual, "brisque", "drawn_brisque"}
-    assert set(first.cells[0].quality or {}) == {"drawn_brisque"}
+    installed = brisque_fit.find_brisque_fit() is not None
+    assert set(rid.quality) == {"psnr", "ssim", perceptual, *(BRISQUES if installed else ())}
+    assert set(first.cells[0].quality or {}) == ({"drawn_brisque"} if installed else set())
     assert rid.quality[perceptual] > 0 and perceptual in page and "BRISQUE, drawn" in page
+    assert (brisque_fit.INSTALL in page) != installed
     assert first.cells[0].frechet is None or "dlib ResNet v1, where it finds a face" in page
     assert abs(rid.quality["psnr"] - noise.quality["psnr"]) < 0.1, "noise has the norm of what it is compared with"
 

@@ -2,17 +2,14 @@
 
 Clean photos are at about 0 to 30, disturbed ones higher. 36 features of the locally normalised luminance at two scales
 go through a support vector regression that its authors fitted to people's scores of the LIVE pictures.
-`brisque_live.npz` holds that fit as the package `brisque` 0.2.0 ships it (Apache-2.0). The package's code needs a
-compiled libsvm and numpy below 2 and is not used; scores agree with it. At 64 px, far below the sizes that it was
-fitted to, scores compare, but do not mean what they mean of large photos.
+That fit is read from the installed package `brisque`; its code, which needs a compiled libsvm, is not used, and scores
+agree with it. At 64 px, far below the sizes that it was fitted to, scores compare, but do not mean what they mean of
+large photos.
 
-H, W sides; V support vectors.
+H, W sides.
 """
 
 from __future__ import annotations
-
-from functools import cache
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -20,7 +17,8 @@ from numpy.typing import NDArray
 from scipy.signal import convolve2d
 from scipy.special import gamma
 
-MODEL = Path(__file__).with_name("brisque_live.npz")
+from training.evaluation.brisque_fit import brisque_fit
+
 WINDOW, SIGMA = 7, 7 / 6  # of the local mean and deviation
 SMALLEST = 16  # pixels, below which the second scale has nothing to fit
 SHAPES = np.arange(0.2, 10, 0.001)  # alpha of the distributions that are tried
@@ -31,15 +29,12 @@ def brisque(picture: NDArray[np.uint8]) -> float:
     """Returns the score of an (H, W, 3) picture; higher is worse.
 
     Raises:
+        BrisqueMissing: if the package with the fit is not installed.
         ValueError: if a side is shorter than SMALLEST, or the picture has one value everywhere.
     """
     if min(picture.shape[:2]) < SMALLEST or picture.min() == picture.max():
         raise ValueError(f"BRISQUE needs a picture of at least {SMALLEST} pixels a side that is not of one colour")
-    features = brisque_features(picture)
-    model = _model()
-    scaled = 2 * (features - model["low"]) / (model["high"] - model["low"]) - 1
-    distances = np.square(model["vectors"] - scaled).sum(axis=1)  # (V,)
-    return float(model["coefficients"] @ np.exp(-model["gamma"] * distances) - model["rho"])
+    return brisque_fit().score(brisque_features(picture))
 
 
 def brisque_features(picture: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -81,9 +76,3 @@ def _scale_features(luminance: NDArray[np.float64]) -> NDArray[np.float64]:
         field[1:, :-1] * field[:-1, 1:],
     )
     return np.array([shape, (left + right) / 2, *(number for pair in neighbours for number in asymmetric_fit(pair))])
-
-
-@cache
-def _model() -> dict[str, NDArray[np.float64]]:
-    with np.load(MODEL) as stored:
-        return {name: stored[name].astype(np.float64) for name in stored.files}

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from models.quality import squared_distance, ssim
 from training.evaluation.brisque import brisque
+from training.evaluation.brisque_fit import find_brisque_fit
 from training.evaluation.perceptual import perceptual_distances
 
 
@@ -31,6 +32,11 @@ def picture_quality(clean: NDArray[np.uint8], protected: NDArray[np.uint8]) -> d
 
 
 def naturalness(name: str, pictures: NDArray[np.uint8]) -> dict[str, float]:
-    """Returns the mean BRISQUE of (N, S, S, 3) pictures under a name; those of one colour have none."""
+    """Returns the mean BRISQUE of (N, S, S, 3) pictures under a name; those of one colour have none.
+
+    Nothing is returned where no picture has one, or the package with the fit is not installed.
+    """
+    if find_brisque_fit() is None:
+        return {}
     scores = [brisque(picture) for picture in pictures if picture.min() != picture.max()]
     return {name: float(np.mean(scores))} if scores else {}
