@@ -39,6 +39,7 @@ class StudyRequest:
         defenders: folders by name; the first is the one that is judged.
         column: the identity column.
         full: every robustness factor instead of the base cells.
+        factors: what a full study varies; everything if empty.
         teachers: methods that the defender is compared with; encoder and advdm, or in a full study all, if empty.
         development: people, in the order of names, that centre the embeddings; the first half if None.
         people: people after those that are studied, at most.
@@ -60,6 +61,7 @@ class StudyRequest:
     defenders: dict[str, str] = field(hash=False)
     column: str = "identity"
     full: bool = False
+    factors: tuple[str, ...] = ()
     teachers: tuple[str, ...] = ()
     development: int | None = None
     people: int = 8
@@ -86,7 +88,7 @@ def run_study(request: StudyRequest, workers: Workers, on_unit: OnUnit = lambda 
     from training.evaluation.onnx_embedder import face_embedder
     from training.evaluation.people import list_people
     from training.evaluation.perturbation_analysis import summarise_analysis
-    from training.evaluation.study_cells import analysed_cells, base_cells, full_cells
+    from training.evaluation.study_cells import FACTORS, analysed_cells, base_cells, full_cells
     from training.evaluation.study_summary import space_of, summarise
 
     request = replace(request, inception=str(find_inception(request.inception) or ""))
@@ -99,7 +101,7 @@ def run_study(request: StudyRequest, workers: Workers, on_unit: OnUnit = lambda 
     request = replace(request, pair_rows=request.pair_rows or _pair_rows(request, development))
     names, (first, *others) = tuple(request.defenders), tuple(request.models)
     cells = (
-        full_cells(names, request.teachers or FULL_TEACHERS, first, tuple(others))
+        full_cells(names, request.teachers or FULL_TEACHERS, first, tuple(others), request.factors or FACTORS)
         if request.full
         else base_cells(names, request.teachers or BASE_TEACHERS, first)
     )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from dagster_project import exit_codes
 from dagster_project.settings import WEIGHTS
+from training.evaluation.study_cells import FACTORS
 from training.teachers.options import METHODS
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--column", default="identity", help="column that tells people apart")
     parser.add_argument("--out", type=Path, default=Path("study"))
     parser.add_argument("--full", action="store_true", help="every budget, teacher and robustness factor")
+    parser.add_argument("--factors", nargs="+", default=[], choices=FACTORS, help="what --full varies; everything")
     parser.add_argument("--teachers", nargs="+", default=[], choices=METHODS, help="methods to compare with")
     parser.add_argument("--people", type=int, default=8, help="people that are attacked")
     parser.add_argument("--development", type=int, help="people before them that centre the embeddings; half of all")
@@ -67,6 +69,7 @@ def build_request(options: argparse.Namespace, command: str) -> StudyRequest:
         defenders=defenders,
         column=options.column,
         full=options.full,
+        factors=tuple(options.factors),
         teachers=tuple(options.teachers),
         development=options.development,
         people=options.people,

@@ -117,6 +117,15 @@ def test_a_full_study_has_a_row_for_every_factor() -> None:
     assert other[0] in base_cells(("RID", "adv_sds_only"), ("encoder",), "embedded-64")
 
 
+def test_a_full_study_varies_only_the_factors_that_are_named() -> None:
+    base = base_cells(("RID",), ("encoder",), "embedded-64")
+    some = full_cells(("RID",), ("encoder",), "embedded-64", ("embedded-64-v",), ("blur", "model"))
+    assert {(cell.transform, cell.model) for cell in some if cell not in base} == {
+        ("blur", "embedded-64"),
+        ("", "embedded-64-v"),
+    }
+
+
 @pytest.fixture
 def quick_attacker(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attacks and restorations of a few steps."""

@@ -16,6 +16,8 @@ UPSCALE, RESTORE = "upscale", "restore"
 SIMPLE_TRANSFORMS = ("jpeg-95", "jpeg-75", "jpeg-50", "resize", "blur", "noise", "crop-rotate")
 TRANSFORMS = (*SIMPLE_TRANSFORMS, "purify", "purify-patches", UPSCALE, RESTORE)
 SHARES = (0.5, 0.25)
+BUDGET, SHARE, MODEL, RECIPE = "budget", "share", "model", "recipe"
+FACTORS = (*TRANSFORMS, BUDGET, SHARE, MODEL, RECIPE)
 OTHER_RECIPES = ("lora_textual_inversion_64", "textual_inversion_64")
 
 
@@ -87,7 +89,11 @@ def analysed_cells(defenders: tuple[str, ...], teachers: tuple[str, ...], model:
 
 
 def full_cells(
-    defenders: tuple[str, ...], teachers: tuple[str, ...], model: str, others: tuple[str, ...]
+    defenders: tuple[str, ...],
+    teachers: tuple[str, ...],
+    model: str,
+    others: tuple[str, ...],
+    factors: tuple[str, ...] = FACTORS,
 ) -> list[Cell]:
     """What `make study-full` runs: the base cells, the other budgets, and one robustness factor at a time.
 
@@ -98,16 +104,17 @@ def full_cells(
         teachers: methods.
         model: the one that the defender was trained against.
         others: models that it was not trained against.
+        factors: what is varied.
     """
     cells = base_cells(defenders, teachers, model)
     first = cells[2]
     beside = [cell for cell in cells if cell.budget == BASE_BUDGET and cell != first]
-    for budget in BUDGETS:
+    for budget in BUDGETS if BUDGET in factors else ():
         cells += [replace(cell, budget=budget) for cell in beside]
-    rows = [replace(first, transform=transform) for transform in TRANSFORMS]
-    rows += [replace(first, share=share) for share in SHARES]
-    rows += [replace(first, model=other) for other in others]
-    rows += [replace(first, recipe=recipe) for recipe in OTHER_RECIPES]
+    rows = [replace(first, transform=transform) for transform in TRANSFORMS if transform in factors]
+    rows += [replace(first, share=share) for share in SHARES if SHARE in factors]
+    rows += [replace(first, model=other) for other in others if MODEL in factors]
+    rows += [replace(first, recipe=recipe) for recipe in OTHER_RECIPES if RECIPE in factors]
     for row in rows:
         cells += [row.untrained, row.reference, row]
     return list(dict.fromkeys(cells))
