@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from resources.mapped_tables import iter_values
+
 
 class CatalogRows:
     """Finds rows of a catalog by key and counts how often each was asked for.
@@ -18,7 +20,7 @@ class CatalogRows:
 
     def __init__(self, rows: pa.Table) -> None:
         self._rows = rows
-        hashes = np.fromiter(map(hash, _keys(rows)), np.int64, rows.num_rows)
+        hashes = np.fromiter(map(hash, iter_values(rows.column("key"))), np.int64, rows.num_rows)
         self._order = np.argsort(hashes)
         self._hashes = hashes[self._order]
         self._counts = np.zeros(rows.num_rows, np.int32)
@@ -57,8 +59,3 @@ class CatalogRows:
         """Yields keys that were not counted exactly once, and their counts, in the order of the catalog."""
         for number in np.flatnonzero(self._counts != 1):
             yield self._rows.column("key")[int(number)].as_py(), int(self._counts[number])
-
-
-def _keys(rows: pa.Table) -> Iterator[str]:
-    for chunk in rows.column("key").chunks:
-        yield from chunk.to_pylist()

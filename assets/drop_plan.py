@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from assets.photo_index import PhotoIndex
-from resources.mapped_tables import SLICE, map_table
+from resources.mapped_tables import filter_table, iter_values, map_table
 from resources.schemas import CATALOG
 from resources.storage import Storage
 
@@ -184,7 +184,7 @@ def write_catalog(state_url: str, drop: str, index: PhotoIndex, previous: DropCa
 def write_catalog_without(state_url: str, drop: str, catalog: DropCatalog, keys: frozenset[str]) -> DropCatalog:
     """Writes a drop's catalog as if its source had never had some photos; one without them is left as it is."""
     rows = read_catalog(catalog)
-    kept = rows.filter(pc.invert(pc.is_in(rows.column("key"), pa.array(sorted(keys)))))
+    kept = filter_table(rows, pc.invert(pc.is_in(rows.column("key"), pa.array(sorted(keys)))))
     if kept.num_rows == rows.num_rows:
         return catalog
     groups = bucket_groups(kept, catalog.bucket_count) if catalog.bucket_count else run_groups(kept)
@@ -229,14 +229,14 @@ def bucket_groups(rows: pa.Table, bucket_count: int) -> list[NDArray[np.int64]]:
 
 def run_groups(rows: pa.Table) -> list[NDArray[np.int64]]:
     """Row numbers of each run: a new one begins with each file, and at each key whose hash says so."""
-    starts, file, number = [], None, 0
-    for batch in rows.select(["key", "source_uri"]).to_batches(max_chunksize=SLICE):
-        for key, uri in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            if uri != file or key_hash(key) % SHARD_PHOTOS == 0:
-                starts.append(number)
-                file = uri
-            number += 1
-    return [np.arange(start, end) for start, end in pairwise([*starts, number])]
+    starts, file = [], None
+    for number, (key, uri) in enumerate(
+        zip(*(iter_values(rows.column(i)) for i in ("key", "source_uri")), strict=True)
+    ):
+        if uri != file or key_hash(key) % SHARD_PHOTOS == 0:
+            starts.append(number)
+            file = uri
+    return [np.arange(start, end) for start, end in pairwise([*starts, rows.num_rows])]
 
 
 def key_hash(key: str) -> int:

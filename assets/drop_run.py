@@ -6,33 +6,30 @@ run is simply run again, and a finished one finds nothing to do.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from time import monotonic
-from typing import Any
 
 import pyarrow as pa
 
 from assets.drop_plan import DropCatalog, catalog_storage, plan_shards, read_catalog, read_current, write_catalog
 from assets.drop_state import SIDECARS, DropState, ShardWork, read_state
+from assets.drop_summary import DropSummary
 from assets.failure_budget import check_failure_budget
 from assets.isolation import isolate
 from assets.known_photos import known_rows
 from assets.photo_index import index_source
 from assets.photo_uris import open_places
+from assets.protection_request import ProtectionRequest
 from assets.published_names import names_of_other_drops, remove_unpublished
-from assets.shard_files import TargetKind, shard_schema
+from assets.shard_files import shard_schema
 from assets.shard_tasks import CODE_EPOCH, ShardResult, ShardTask, protect_shard
 from assets.source_photos import InputChanged
-from assets.work_salt import work_salt
-from models.policy import ProtectionPolicy
 from resources.commits import ProtectedTable, ShardFile
 from resources.dask_workers import Workers
-from resources.defender_registry import DefenderEntry
 from resources.run_locks import run_lock
-from resources.schemas import CATALOG, RECEIPTS, Reason, Status, check_drop_name
+from resources.schemas import CATALOG, RECEIPTS, Status
 from resources.storage import Storage
 
 REPLANS = 3
@@ -40,93 +37,6 @@ REPLANS = 3
 
 class RowsDoNotAddUp(RuntimeError):
     """The committed rows are not those of the catalog: a defect, never a state to publish."""
-
-
-@dataclass(frozen=True)
-class ProtectionRequest:
-    """What to protect, with what, and where to put it.
-
-    Attributes:
-        source: folder, prefix or Parquet.
-        target: where protected photos go.
-        drop: the drop's name.
-        target_kind: "files" or "table".
-        state: where catalogs lie.
-        receipts: the table of the receipts.
-        defender: one defender; a run is pinned to its digest.
-        policy: the policy.
-        budget_levels: the budget, in 8-bit levels.
-        rehash: read every photo again, even those whose listing is unchanged.
-        retry: reasons of photos that were quarantined or skipped, which are tried again.
-        uris: prefixes under which a `uri` column may name photos, beside the source's own folder or bucket.
-        known: tables whose receipts bear out the marks of photos, beside the target's own.
-    """
-
-    source: str
-    target: str
-    drop: str
-    target_kind: TargetKind
-    state: str
-    receipts: str
-    defender: DefenderEntry
-    policy: ProtectionPolicy
-    budget_levels: int
-    rehash: bool = False
-    retry: tuple[str, ...] = ()
-    uris: tuple[str, ...] = ()
-    known: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        check_drop_name(self.drop)
-        reasons = {reason.value for reason in Reason}
-        for reason in self.retry:
-            if reason not in reasons:
-                raise ValueError(f"reason {reason!r} is unknown: one of {', '.join(sorted(reasons))}")
-
-    def salt(self) -> str:
-        """What decides the output beside the photos, as part of every work key."""
-        return work_salt(self.defender, self.policy, self.budget_levels, self.target_kind)
-
-
-@dataclass(frozen=True)
-class DropSummary:
-    """What a run did.
-
-    Attributes:
-        drop: its name.
-        photos: rows of the drop.
-        protected: photos that are published protected.
-        skipped: photos that are published unchanged, since they are protected already.
-        sidecars: XMP files that went along with photos.
-        quarantined: photos that are held back, by reason.
-        ignored: files of the source that are no photos.
-        shards: shards of the drop.
-        shards_written: shards that this run wrote.
-        photos_computed: photos that this run protected.
-        bytes_in: of the drop.
-        seconds: this run took.
-        version: of the table; -1 if it has none.
-        committed: whether this run committed anything.
-        defender_digest: the defender.
-        catalog_url: the catalog.
-    """
-
-    drop: str
-    photos: int
-    protected: int
-    skipped: int
-    sidecars: int
-    quarantined: dict[str, int] = field(hash=False)
-    ignored: int
-    shards: int
-    shards_written: int
-    photos_computed: int
-    bytes_in: int
-    seconds: float
-    version: int
-    committed: bool
-    defender_digest: str
-    catalog_url: str
 
 
 @dataclass(frozen=True)
@@ -367,13 +277,3 @@ def _metadata(request: ProtectionRequest) -> dict[str, str]:
         "budget_levels": str(request.budget_levels),
         "code_epoch": str(CODE_EPOCH),
     }
-
-
-def default_drop_name(source: str) -> str:
-    """A name for a source that was given none: a digest of its normalised URL."""
-    return hashlib.sha256(Storage(source).url.encode()).hexdigest()[:16]
-
-
-def to_json(summary: DropSummary) -> dict[str, Any]:
-    """Returns a summary as JSON values."""
-    return asdict(summary)

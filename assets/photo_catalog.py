@@ -5,9 +5,10 @@ from dagster import AssetSpec, MetadataValue, PathMetadataValue, UrlMetadataValu
 from assets.column_schemas import CATALOG_COLUMNS, COLUMN_SCHEMA
 from assets.drop_events import Made
 from assets.drop_plan import DropCatalog
-from assets.drop_run import ProtectionRequest, catalogue
+from assets.drop_run import catalogue
 from assets.operations import PROTECTION_OWNERS
 from assets.partitions import drops
+from assets.protection_request import ProtectionRequest
 from resources.dask_workers import Workers
 from resources.places import Places
 

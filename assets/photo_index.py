@@ -29,7 +29,7 @@ from models.policy import ProtectionPolicy
 from models.protector_process import place_of
 from resources.catalogs import SourceListing, list_source, named, open_parquet, parquet_layout
 from resources.dask_workers import Workers, WorkerSettings
-from resources.mapped_tables import filter_table, map_table, sort_table
+from resources.mapped_tables import filter_table, iter_values, map_table, sort_table
 from resources.schemas import CATALOG, Reason
 from resources.storage import FileEntry, Storage, StorageUrlError
 
@@ -298,13 +298,13 @@ def _describe_row(
 def _with_unique_keys(rows: pa.Table) -> pa.Table:
     """Gives every later row of a repeated key a numbered one, in source order: names in Parquet need not be unique."""
     column = rows.column("key")
-    hashes = np.fromiter((hash(key.as_py()) for chunk in column.chunks for key in chunk), np.int64, rows.num_rows)
+    hashes = np.fromiter(map(hash, iter_values(column)), np.int64, rows.num_rows)
     if len(np.unique(hashes)) == rows.num_rows:
         return rows
     used: set[str] = set()
     repeats: Counter[str] = Counter()
     keys = []
-    for name in column.to_pylist():
+    for name in iter_values(column):
         key = name
         while key in used:
             repeats[name] += 1

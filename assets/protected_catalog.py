@@ -19,12 +19,14 @@ from assets.column_schemas import COLUMN_SCHEMA, PROTECTED_COLUMNS, table_schema
 from assets.drop_events import Made
 from assets.drop_plan import DropCatalog, plan_shards, read_current
 from assets.drop_report import QUALITY
-from assets.drop_run import DropSummary, ProtectionRequest, run_drop
+from assets.drop_run import run_drop
+from assets.drop_summary import DropSummary
 from assets.inline_pictures import inline_picture
 from assets.operations import PROTECTION_OWNERS
 from assets.partitions import drops
 from assets.photo_catalog import PHOTO_CATALOG, catalog_version, report_link
 from assets.protection_inputs import PROMOTED_DEFENDER, PROTECTION_POLICY
+from assets.protection_request import ProtectionRequest
 from assets.report_pictures import quality_picture
 from assets.requests import ProtectionSettings
 from assets.shard_names import parse_shard_file

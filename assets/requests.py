@@ -9,7 +9,7 @@ from dagster import Config
 from pydantic import Field
 
 from assets.drop_plan import state_url
-from assets.drop_run import ProtectionRequest
+from assets.protection_request import ProtectionRequest
 from assets.verification import target_table
 from assets.work_salt import work_salt
 from models.policy import ProtectionPolicy

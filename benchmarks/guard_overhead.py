@@ -20,8 +20,9 @@ import cv2
 import psutil
 
 from assets.drop_plan import plan_shards, state_url
-from assets.drop_run import ProtectionRequest, _task, catalogue
+from assets.drop_run import _task, catalogue
 from assets.drop_state import ShardWork
+from assets.protection_request import ProtectionRequest
 from assets.shard_tasks import ShardTask, protect_shard, protector_of
 from benchmarks.throughput import SHIPPED, write_photos
 from models.policy import ProtectionPolicy

@@ -48,7 +48,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--contact-sheet", action="store_true", help="shows the people on the page")
     parser.add_argument("--workers", type=int, help="processes; one a core")
     parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.factors and not options.full:
+        parser.error("--factors chooses what a full study varies: add --full")
+    return options
 
 
 def build_request(options: argparse.Namespace, command: str) -> StudyRequest:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -35,6 +36,13 @@ def map_table(tables: Iterable[pa.Table], schema: pa.Schema) -> pa.Table:
             return pa.ipc.open_file(source).read_all()
     finally:
         Path(name).unlink()
+
+
+def iter_values(column: pa.ChunkedArray) -> Iterator[Any]:
+    """Yields the values of a column; those of one slice are held at once."""
+    for chunk in column.chunks:
+        for start in range(0, len(chunk), SLICE):
+            yield from chunk.slice(start, SLICE).to_pylist()
 
 
 def sort_table(table: pa.Table, columns: list[str]) -> pa.Table:

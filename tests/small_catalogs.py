@@ -14,7 +14,9 @@ from PIL import Image
 from tiny_defender import write_tiny_defender
 
 from assets.drop_plan import state_url
-from assets.drop_run import DropSummary, ProtectionRequest, run_drop
+from assets.drop_run import run_drop
+from assets.drop_summary import DropSummary
+from assets.protection_request import ProtectionRequest
 from models.policy import ProtectionPolicy
 from resources.dask_workers import Workers, WorkerSettings
 from resources.defender_registry import DefenderRegistry

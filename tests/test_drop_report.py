@@ -14,8 +14,9 @@ from tiny_defender import write_tiny_defender
 
 from assets.drop_plan import read_current, state_url
 from assets.drop_report import FIGURES, PAGE, ROWS, SHEET, ReportRequest, report_drop
-from assets.drop_run import ProtectionRequest, run_drop
+from assets.drop_run import run_drop
 from assets.photo_pairs import PhotoPair
+from assets.protection_request import ProtectionRequest
 from assets.report_pictures import GAP, amplification, strip
 from models.policy import ProtectionPolicy
 from resources.commits import ProtectedTable

@@ -8,9 +8,10 @@ from small_catalogs import HERE, photo_bytes, request_for, tree, write_parquet, 
 from tiny_defender import write_tiny_defender
 
 from assets.drop_plan import plan_shards
-from assets.drop_run import ProtectionRequest, _task, catalogue
+from assets.drop_run import _task, catalogue
 from assets.drop_state import ShardWork
 from assets.overlap import WriteBehind, ordered_map, read_ahead
+from assets.protection_request import ProtectionRequest
 from assets.shard_tasks import ProbeTask, ShardTask, probe_photo, protect_shard
 from assets.source_photos import InputChanged
 from models.protector import Protector, ZeroPerturbation

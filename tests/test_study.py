@@ -117,6 +117,12 @@ def test_a_full_study_has_a_row_for_every_factor() -> None:
     assert other[0] in base_cells(("RID", "adv_sds_only"), ("encoder",), "embedded-64")
 
 
+def test_factors_without_a_full_study_are_refused(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--photos", "x", "--factors", "blur"])
+    assert "add --full" in capsys.readouterr().err
+
+
 def test_a_full_study_varies_only_the_factors_that_are_named() -> None:
     base = base_cells(("RID",), ("encoder",), "embedded-64")
     some = full_cells(("RID",), ("encoder",), "embedded-64", ("embedded-64-v",), ("blur", "model"))

@@ -15,7 +15,8 @@ from dagster_project.exit_codes import InvalidRequest
 from dagster_project.settings import registry, rid_home
 
 if TYPE_CHECKING:
-    from assets.drop_run import DropSummary, ProtectionRequest
+    from assets.drop_summary import DropSummary
+    from assets.protection_request import ProtectionRequest
     from resources.dask_workers import WorkerSettings
 
 
@@ -37,7 +38,8 @@ def protect(
     as_json: bool,
 ) -> int:
     """Runs the command and returns its exit code."""
-    from assets.drop_run import run_drop, to_json
+    from assets.drop_run import run_drop
+    from assets.drop_summary import to_json
     from resources.dask_workers import Workers
 
     request = build_request(
@@ -85,7 +87,7 @@ def build_request(
         ValueError: with one sentence, if it cannot be done.
     """
     from assets.drop_plan import state_url
-    from assets.drop_run import ProtectionRequest, default_drop_name
+    from assets.protection_request import ProtectionRequest, default_drop_name
     from resources.catalogs import list_source
     from resources.commits import ProtectedTable
     from resources.storage import Storage
