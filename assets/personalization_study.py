@@ -13,6 +13,7 @@ from assets.study_run import PAGE, StudyRequest, run_study
 from resources.dask_cluster import DaskCluster
 from resources.places import Places
 from resources.storage import Storage
+from training.evaluation.study_cells import FACTORS
 
 
 class StudyConfig(Config):
@@ -23,8 +24,13 @@ class StudyConfig(Config):
     )
     column: str = Field(default="identity", description="The column that tells people apart.")
     defender: str = Field(default="default", description="Alias, digest or path of the defender that is judged.")
+    beside: list[str] = Field(default=[], description="Aliases, digests or paths of defenders shown beside it.")
     full: bool = Field(
         default=False, description="Every budget, teacher and robustness factor: hours instead of minutes."
+    )
+    factors: list[str] = Field(default=[], description=f"What a full study varies: {', '.join(FACTORS)}; all if empty.")
+    teachers: list[str] = Field(
+        default=[], description="Methods to compare with; encoder and advdm, or in a full study nine, if empty."
     )
     people: int = Field(default=8, description="People that are attacked; those before them centre the embeddings.")
     contact_sheet: bool = Field(default=False, description="Show the people on the page.")
@@ -33,6 +39,12 @@ class StudyConfig(Config):
     )
     inception: str = Field(
         default="", description="File of FID's Inception-v3; one in torch's cache, or none, if empty."
+    )
+    upscaler: str = Field(
+        default="", description="Diffusers upscaling pipeline of an attacker, folder or hub id; the model if empty."
+    )
+    pairs: str = Field(
+        default="", description="Parquet of faces for the attacker who trains on pairs; development people if empty."
     )
     seed: int = Field(default=0, description="Of every draw.")
 
@@ -55,14 +67,21 @@ def personalization_study(
             photos=config.photos,
             folder=folder.url,
             models={name: str(Path(places.weights) / name) for name in ("embedded-64", "embedded-64-v")},
-            defenders={"RID": places.registry().resolve(config.defender).location},
+            defenders={
+                name: places.registry().resolve(which).location
+                for name, which in {"RID": config.defender, **{Path(one).name: one for one in config.beside}}.items()
+            },
             column=config.column,
             full=config.full,
+            factors=tuple(config.factors),
+            teachers=tuple(config.teachers),
             people=config.people,
             seed=config.seed,
             contact_sheet=config.contact_sheet,
             embedder=config.embedder,
             inception=config.inception,
+            upscaler=config.upscaler,
+            pairs=config.pairs,
             command="asset personalization_study",
         )
         summary = run_study(request, workers, lambda done, total, *_: context.log.info(f"{done} of {total} units"))

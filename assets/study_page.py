@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from assets.analysis_pictures import analysis_picture
@@ -112,6 +112,22 @@ def aims(summary: StudySummary) -> list[Aim]:
             found.append(
                 Aim("one pass instead of an optimisation", f"{times:.0f} times faster than {best.cell.name}", True)
             )
+    return found + _aims_beside(summary, base)
+
+
+def _aims_beside(summary: StudySummary, base: CellSummary) -> list[Aim]:
+    """Compares the judged defender with the others at its budget: effect, and how the photos look."""
+    found = []
+    for row in summary.cells:
+        if row is base or replace(base.cell, name=row.cell.name) != row.cell:
+            continue
+        more = summary.comparisons[f"{base.cell.name} minus {row.cell.name}"]
+        found.append(Aim(f"effect no worse than {row.cell.name}'s", f"{more} more", more.mean >= 0))
+        mine, its = base.quality or {}, row.quality or {}
+        for name in sorted(mine.keys() & its.keys()):
+            if "LPIPS" in name:  # LPIPS itself or ST-LPIPS, by its network
+                reached = f"{mine[name]:.3f} to {its[name]:.3f}"
+                found.append(Aim(f"better {name} than {row.cell.name}", reached, mine[name] < its[name]))
     return found
 
 

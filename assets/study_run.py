@@ -81,7 +81,8 @@ def run_study(request: StudyRequest, workers: Workers, on_unit: OnUnit = lambda 
     """Runs what is missing, makes the page, writes the figures beside it, and returns the table.
 
     Raises:
-        ValueError: if the file or the people do not make a study, or a network's file cannot be used.
+        ValueError: if the file or the people do not make a study, a network's file cannot be used, or a factor or a
+            teacher is unknown.
         RuntimeError: if a worker died.
     """
     from training.evaluation.fid_inception import find_inception
@@ -90,7 +91,10 @@ def run_study(request: StudyRequest, workers: Workers, on_unit: OnUnit = lambda 
     from training.evaluation.perturbation_analysis import summarise_analysis
     from training.evaluation.study_cells import FACTORS, analysed_cells, base_cells, full_cells
     from training.evaluation.study_summary import space_of, summarise
+    from training.teachers.options import METHODS
 
+    _check_names("factor", request.factors, FACTORS)
+    _check_names("teacher", request.teachers, METHODS)
     request = replace(request, inception=str(find_inception(request.inception) or ""))
     embedder = face_embedder(request.embedder)
     everybody = list_people(Path(request.photos), request.column)
@@ -111,7 +115,7 @@ def run_study(request: StudyRequest, workers: Workers, on_unit: OnUnit = lambda 
     ]
     began = datetime.now(UTC)
     done = dict(_run(tasks, workers, on_unit))
-    analysed = analysed_cells(names, BASE_TEACHERS, first)
+    analysed = analysed_cells(names, request.teachers or BASE_TEACHERS, first)
     analysed_json = json.dumps([asdict(cell) for cell in analysed])
     looks = [replace(_task(request, "", person.name, person.rows), analysed_json=analysed_json) for person in studied]
     done_looks = dict(_run(looks, workers, on_unit))
@@ -140,6 +144,12 @@ def run_study(request: StudyRequest, workers: Workers, on_unit: OnUnit = lambda 
     strips = {key: _strip(unit) for key, unit in units.items()} if request.contact_sheet else {}
     target.write_bytes(PAGE, render_study(StudyPage(summary, analysis, figures, strips)))
     return summary
+
+
+def _check_names(what: str, given: Sequence[str], allowed: Sequence[str]) -> None:
+    unknown = [name for name in given if name not in allowed]
+    if unknown:
+        raise ValueError(f"there is no {what} {', '.join(unknown)}: a study has {', '.join(allowed)}")
 
 
 def _read(
