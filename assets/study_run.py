@@ -17,7 +17,9 @@ from resources.local_clusters import cores
 from resources.storage import Storage
 
 if TYPE_CHECKING:
+    from training.evaluation.identity import IdentitySpace
     from training.evaluation.people import Person
+    from training.evaluation.perturbation_analysis import Analysis
     from training.evaluation.study_summary import StudySummary
 
 PAGE, FIGURES = "index.html", "study.json"
@@ -124,21 +126,8 @@ def run_study(request: StudyRequest, workers: Workers, on_unit: OnUnit = lambda 
     summary = summarise(cells, units, space)
     found = [Storage(_units(request)).read_bytes(one.unit) for one in done_looks.values() if one.unit]
     analysis = summarise_analysis(analysed, [json.loads(one) for one in sorted(found)])
-    figures: dict[str, Any] = {
-        "made": began.strftime("%Y-%m-%d %H:%M UTC"),
-        "minutes": round((datetime.now(UTC) - began).total_seconds() / 60, 1),
-        "units made in this run": sum(one.made for one in (*done.values(), *done_looks.values())),
-        "machine": f"{cores()} cores, {platform.machine()}, {platform.system()}",
-        "command": request.command,
-        "settings": {name: value for name, value in asdict(request).items() if name in SHOWN},
-        "development": [person.name for person in development],
-        "remarks": sorted({one.remark for one in done.values() if one.remark}),
-        "embedder": space.embedder.name,
-        "strangers": space.strangers,
-        "worst case": summary.worst_case and summary.worst_case.cell.key,
-        "analysis": asdict(analysis) | {"versions": [asdict(one) | {"key": one.cell.key} for one in analysis.versions]},
-        "summary": asdict(summary) | {"cells": [asdict(row) | {"key": row.cell.key} for row in summary.cells]},
-    }
+    figures = _figures(request, began, {**done, **done_looks}, space, summary, analysis)
+    figures["development"] = [person.name for person in development]
     target = Storage(request.folder)
     target.write_bytes(FIGURES, json.dumps(figures, indent=1).encode())
     strips = {key: _strip(unit) for key, unit in units.items()} if request.contact_sheet else {}
@@ -150,6 +139,31 @@ def _check_names(what: str, given: Sequence[str], allowed: Sequence[str]) -> Non
     unknown = [name for name in given if name not in allowed]
     if unknown:
         raise ValueError(f"there is no {what} {', '.join(unknown)}: a study has {', '.join(allowed)}")
+
+
+def _figures(
+    request: StudyRequest,
+    began: datetime,
+    done: Mapping[StudyTask, StudyDone],
+    space: IdentitySpace,
+    summary: StudySummary,
+    analysis: Analysis,
+) -> dict[str, Any]:
+    """What is written beside the page, and printed on it."""
+    return {
+        "made": began.strftime("%Y-%m-%d %H:%M UTC"),
+        "minutes": round((datetime.now(UTC) - began).total_seconds() / 60, 1),
+        "units made in this run": sum(one.made for one in done.values()),
+        "machine": f"{cores()} cores, {platform.machine()}, {platform.system()}",
+        "command": request.command,
+        "settings": {name: value for name, value in asdict(request).items() if name in SHOWN},
+        "remarks": sorted({one.remark for one in done.values() if one.remark}),
+        "embedder": space.embedder.name,
+        "strangers": space.strangers,
+        "worst case": summary.worst_case and summary.worst_case.cell.key,
+        "analysis": asdict(analysis) | {"versions": [asdict(one) | {"key": one.cell.key} for one in analysis.versions]},
+        "summary": asdict(summary) | {"cells": [asdict(row) | {"key": row.cell.key} for row in summary.cells]},
+    }
 
 
 def _read(
