@@ -122,7 +122,7 @@ def run_study(request: StudyRequest, workers: Workers, on_unit: OnUnit = lambda 
     looks = [replace(_task(request, "", person.name, person.rows), analysed_json=analysed_json) for person in studied]
     done_looks = dict(_run(looks, workers, on_unit))
     units, photos = _read(Storage(_units(request)), done, request.learned)
-    space = space_of(embedder, [photos[person.name] for person in development])
+    space = space_of(embedder, *([photos[person.name] for person in people] for people in (development, studied)))
     summary = summarise(cells, units, space)
     found = [Storage(_units(request)).read_bytes(one.unit) for one in done_looks.values() if one.unit]
     analysis = summarise_analysis(analysed, [json.loads(one) for one in sorted(found)])

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from skimage import data
 
-from training.evaluation.identity import IdentitySpace, dlib_embedder, identity_space
+from training.evaluation.identity import IdentitySpace, dlib_embedder, identity_space, identity_space_of
 
 
 def stranger(index: int) -> np.ndarray:
@@ -21,7 +21,8 @@ def portrait(offset: int = 0, side: int = 64) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def space() -> IdentitySpace:
-    return identity_space(dlib_embedder(), [[stranger(index)] for index in range(16)])
+    people = [[stranger(index)] for index in range(24)]
+    return identity_space(dlib_embedder(), people[:16], people[16:])
 
 
 def test_a_person_is_more_like_themself_than_like_others(space: IdentitySpace) -> None:
@@ -41,6 +42,24 @@ def test_centring_opens_the_cone(space: IdentitySpace) -> None:
     assert abs(space.strangers) < 0.2
 
 
+def test_strangers_are_no_less_alike_than_they_are(space: IdentitySpace) -> None:
+    """People whose mean is the centre point away from each other; that says nothing of other people."""
+    random = np.random.default_rng(0)
+    common = np.full(2048, 3.0)
+    few, many = ([[common + random.normal(size=2048)] for _ in range(count)] for count in (3, 300))
+    among_themselves = identity_space_of(space.embedder, few, few).strangers
+    assert among_themselves == pytest.approx(-0.5, abs=0.05)
+    assert identity_space_of(space.embedder, many, few).strangers == pytest.approx(0, abs=0.05)
+    assert identity_space_of(space.embedder, few, many).strangers == pytest.approx(1 / 4, abs=0.05)
+
+
+def test_photos_of_strangers_are_compared_with_means_of_people(space: IdentitySpace) -> None:
+    centre = [[np.array([1.0, 0.0])], [np.array([-1.0, 0.0])]]
+    first = [np.array([0.0, 2.0]), np.array([3.0, 0.0])]  # unit vectors up and right, their mean between them
+    found = identity_space_of(space.embedder, centre, [first, [np.array([0.0, 1.0]), None]])
+    assert found.strangers == pytest.approx(((1 + 0) / 2 + np.sqrt(0.5)) / 2)
+
+
 def test_a_picture_without_a_face_counts_as_a_stranger_never_as_zero(space: IdentitySpace) -> None:
     person = space.person([portrait()])
     empty = np.full((64, 64, 3), 120, np.uint8)
@@ -55,4 +74,6 @@ def test_what_cannot_be_measured_gives_a_sentence(space: IdentitySpace) -> None:
     with pytest.raises(ValueError, match="no face was found on any of 1 photos"):
         space.person([empty])
     with pytest.raises(ValueError, match="at least two people"):
-        identity_space(dlib_embedder(), [[portrait()], [empty]])
+        identity_space(dlib_embedder(), [[portrait()], [empty]], [[portrait()], [stranger(0)]])
+    with pytest.raises(ValueError, match="and of two others"):
+        identity_space(dlib_embedder(), [[portrait()], [stranger(0)]], [[portrait()], [empty]])

@@ -122,7 +122,7 @@ class IdentitySpace:
     Attributes:
         embedder: what describes a face.
         centre: mean embedding of the development set.
-        strangers: mean cosine, in this space, of different people of the development set.
+        strangers: mean cosine, in this space, of photos to the means of other people who are not of that set.
     """
 
     embedder: FaceEmbedder
@@ -162,29 +162,48 @@ class IdentitySpace:
         return Similarity(float(np.mean(cosines)), sum(face is None for face in found) / len(found))
 
 
-def identity_space(embedder: FaceEmbedder, people: Sequence[Sequence[NDArray[np.uint8]]]) -> IdentitySpace:
-    """Builds the space from the photos of the development identities.
+def identity_space(
+    embedder: FaceEmbedder,
+    development: Sequence[Sequence[NDArray[np.uint8]]],
+    others: Sequence[Sequence[NDArray[np.uint8]]],
+) -> IdentitySpace:
+    """Builds the space from photos.
 
     Args:
         embedder: what describes a face.
-        people: photos by person, at least two people.
+        development: photos by person; they are the centre.
+        others: photos of other people, who say how alike strangers are. The development people cannot: around their own
+            mean they point away from each other (N of them have a mean cosine of about -1 / (N - 1)).
 
     Raises:
-        ValueError: if fewer than two people have a photo with a face.
+        ValueError: if fewer than two people of either set have a photo with a face.
     """
-    return identity_space_of(embedder, [[embedder.embed(photo) for photo in photos] for photos in people])
+    embedded = [[[embedder.embed(photo) for photo in photos] for photos in people] for people in (development, others)]
+    return identity_space_of(embedder, *embedded)
 
 
-def identity_space_of(embedder: FaceEmbedder, people: Sequence[Sequence[NDArray[np.float64] | None]]) -> IdentitySpace:
-    """Builds the space from the raw embeddings of the photos of the development identities."""
+def identity_space_of(
+    embedder: FaceEmbedder,
+    development: Sequence[Sequence[NDArray[np.float64] | None]],
+    others: Sequence[Sequence[NDArray[np.float64] | None]],
+) -> IdentitySpace:
+    """Builds the space from the raw embeddings of the photos."""
+    centred_on, compared = (_people_with_faces(people) for people in (development, others))
+    centre = np.mean([np.mean(photos, axis=0) for photos in centred_on], axis=0)  # (D,)
+    units = [np.stack([_unit(photo - centre) for photo in photos]) for photos in compared]  # of P people, (N, D)
+    means = np.stack([_unit(photos.mean(axis=0)) for photos in units])  # (P, D)
+    cosines = np.stack([(photos @ means.T).mean(axis=0) for photos in units])  # (P, P), photos of a row's person
+    return IdentitySpace(embedder, centre, float(cosines[~np.eye(len(means), dtype=bool)].mean()))
+
+
+def _people_with_faces(people: Sequence[Sequence[NDArray[np.float64] | None]]) -> list[list[NDArray[np.float64]]]:
     found = [[embedding for embedding in embeddings if embedding is not None] for embeddings in people]
     found = [embeddings for embeddings in found if embeddings]
     if len(found) < 2:
-        raise ValueError("an identity space needs photos with faces of at least two people")
-    centre = np.mean([np.mean(embeddings, axis=0) for embeddings in found], axis=0)
-    means = np.stack([_unit(np.mean(embeddings, axis=0) - centre) for embeddings in found])  # (P, 128)
-    cosines = means @ means.T
-    return IdentitySpace(embedder, centre, float(cosines[~np.eye(len(means), dtype=bool)].mean()))
+        raise ValueError(
+            "an identity space needs photos with faces of at least two people to centre on and of two others"
+        )
+    return found
 
 
 def _unit(vector: NDArray[np.floating[Any]]) -> NDArray[np.float64]:

@@ -82,9 +82,13 @@ class StudySummary:
         return min(rows, key=lambda row: row.survival.mean if row.survival else 0.0, default=None)
 
 
-def space_of(embedder: FaceEmbedder, development: Sequence[Mapping[str, Any]]) -> IdentitySpace:
-    """Builds the identity space from the descriptions of the development people."""
-    return identity_space_of(embedder, [embeddings_of(person) for person in development])
+def space_of(
+    embedder: FaceEmbedder, development: Sequence[Mapping[str, Any]], studied: Sequence[Mapping[str, Any]]
+) -> IdentitySpace:
+    """Builds the identity space from the descriptions of the development people, and of those who are studied."""
+    return identity_space_of(
+        embedder, [embeddings_of(person) for person in development], [embeddings_of(person) for person in studied]
+    )
 
 
 def summarise(
