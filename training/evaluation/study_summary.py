@@ -32,7 +32,8 @@ class CellSummary:
         gain: of personalisation in this cell; only for clean cells.
         effect: of the protection; only for protected cells.
         of_gain: effect over gain; None where the gain's interval includes 0.
-        survival: effect over the base cell's; only for rows that differ from it by one factor.
+        survival: effect over the base cell's; only for rows that differ from it by one factor, and in which the attack
+            succeeds on clean photos.
         quality: means of picture measures by name.
         frechet: of all people's drawings from all their other photos.
         protecting_seconds: CPU time of protecting a person's photos, a mean.
@@ -78,7 +79,7 @@ class StudySummary:
         Rows in which the attack fails on clean photos too do not count; None without any row that does.
         """
         base = next(row.cell for row in self.cells if row.cell.kind == DEFENDER)
-        rows = [row for row in self.cells if row.survival and row.of_gain and row.cell.budget == base.budget]
+        rows = [row for row in self.cells if row.survival and row.cell.budget == base.budget]
         return min(rows, key=lambda row: row.survival.mean if row.survival else 0.0, default=None)
 
 
@@ -140,7 +141,7 @@ def _row(cell: Cell, base: Cell, ism: Mapping[str, NDArray[np.float64]], shared:
     effects = ism[cell.reference.key] - values
     of_gain = bootstrap_ratio(effects, gains) if gain.low > 0 else None
     survival = None
-    if cell.kind == DEFENDER and cell != base and cell.name == base.name:
+    if cell.kind == DEFENDER and cell != base and cell.name == base.name and of_gain:
         base_effects = ism[base.reference.key] - ism[base.key]
         survival = bootstrap_ratio(effects, base_effects) if bootstrap_mean(base_effects).low > 0 else None
     return CellSummary(
