@@ -51,16 +51,17 @@ def label(cell: Cell) -> str:
     from training.evaluation.study_cells import CLEAN, NOISE, UNTRAINED
 
     kinds = {UNTRAINED: "before personalisation", CLEAN: "clean photos", NOISE: "noise of equal norm"}
-    parts = [kinds.get(cell.kind, cell.name)]
-    if cell.budget:
-        parts.append(f"±{cell.budget}")
+    name = kinds.get(cell.kind, cell.name)
+    parts = [f"{name} ±{cell.budget}" if cell.budget else name]
     if cell.transform:
         parts.append(f"then {cell.transform}")
     if cell.share != 1:
         parts.append(f"{cell.share:.0%} of the photos")
     if cell.recipe != "dreambooth_64":
         parts.append(cell.recipe.removesuffix("_64").replace("_", " "))
-    return " ".join([*parts, f"on {cell.model}" if cell.model != "embedded-64" else ""]).strip()
+    if cell.model != "embedded-64":
+        parts.append(f"on {cell.model}")
+    return ", ".join(parts)
 
 
 def measures(rows: Sequence[CellSummary]) -> dict[str, str]:

@@ -27,6 +27,6 @@ def cells_picture(rows: Sequence[tuple[str, Interval, str]], kind: PictureFormat
         axis.errorbar(interval.mean, position, xerr=[[below], [above]], fmt="o", color=COLOURS[cell], capsize=3)
     axis.axvline(0, color=PALE, linewidth=1, zorder=0)
     axis.set_yticks(range(len(rows)), [text for text, _, _ in rows])
-    axis.invert_yaxis()
-    axis.set_xlabel("similarity of drawn faces to the person, mean and 95 % interval over people")
+    axis.set_ylim(len(rows) - 0.4, -0.6)  # the first row on top, no margin that grows with the rows
+    axis.set_xlabel("similarity to the person: mean, 95 % interval over people")
     return drawn(figure, kind)

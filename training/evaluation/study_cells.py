@@ -109,7 +109,7 @@ def full_cells(
     cells = base_cells(defenders, teachers, model)
     first = cells[2]
     beside = [cell for cell in cells if cell.budget == BASE_BUDGET and cell != first]
-    for budget in BUDGETS if BUDGET in factors else ():
+    for budget in reversed(BUDGETS) if BUDGET in factors else ():
         cells += [replace(cell, budget=budget) for cell in beside]
     rows = [replace(first, transform=transform) for transform in TRANSFORMS if transform in factors]
     rows += [replace(first, share=share) for share in SHARES if SHARE in factors]
