@@ -49,6 +49,18 @@ class StudyConfig(Config):
     seed: int = Field(default=0, description="Of every draw.")
 
 
+def named_defenders(config: StudyConfig) -> dict[str, str]:
+    """What defenders are called in the study, and where they are: the judged one first.
+
+    Raises:
+        ValueError: if two would have the same name.
+    """
+    named = {"RID": config.defender} | {Path(one).name: one for one in config.beside}
+    if len(named) <= len(config.beside):
+        raise ValueError(f"defenders beside the judged one (RID) need names of their own; given {config.beside}")
+    return named
+
+
 @asset(
     group_name="evaluation",
     kinds={"html", "dask", "torch"},
@@ -62,15 +74,13 @@ def personalization_study(
 ) -> MaterializeResult:  # type: ignore[type-arg]
     """Runs the units that are missing, on GPU workers if there are any, and makes the page."""
     folder = Storage(places.home).child("studies", Path(config.photos).stem)
+    registry = places.registry()
     with mistakes_are_final(), dask.connect() as workers:
         request = StudyRequest(
             photos=config.photos,
             folder=folder.url,
             models={name: str(Path(places.weights) / name) for name in ("embedded-64", "embedded-64-v")},
-            defenders={
-                name: places.registry().resolve(which).location
-                for name, which in {"RID": config.defender, **{Path(one).name: one for one in config.beside}}.items()
-            },
+            defenders={name: registry.resolve(which).location for name, which in named_defenders(config).items()},
             column=config.column,
             full=config.full,
             factors=tuple(config.factors),

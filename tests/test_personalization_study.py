@@ -62,6 +62,7 @@ def test_the_asset_makes_a_page_and_says_what_was_reached(tmp_path: Path, monkey
         ({"full": True, "factors": ["blur", "fog"]}, "there is no factor fog: a study has jpeg-95"),
         ({"teachers": ["magic"]}, "there is no teacher magic: a study has"),
         ({"beside": ["nobody"]}, "nobody"),
+        ({"beside": ["a/one", "b/one"]}, "need names of their own; given"),
     ],
 )
 def test_a_study_that_cannot_be_fails_once_with_a_sentence(tmp_path: Path, config: dict, sentence: str) -> None:
