@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.onnx import ONNXProgram
 
 from models.defender import Defender
 
@@ -37,18 +38,32 @@ def export_onnx(folded: Defender, path: Path) -> None:
     example = (torch.zeros(2, 3, size, size), torch.ones(2))
     batch = torch.export.Dim("batch", min=1, max=1024)
     with _without_exporter_chatter():
-        torch.onnx.export(
+        program = torch.onnx.export(
             folded.cpu(),
             example,
-            str(path),
             input_names=["image", "budget_levels"],
             output_names=["perturbation"],
             dynamic_shapes=({0: batch}, {0: batch}),
             opset_version=OPSET,
             dynamo=True,
-            external_data=False,
             verbose=False,
         )
+    assert program is not None
+    _remove_traces(program)
+    program.save(str(path), external_data=False)
+
+
+def _remove_traces(program: ONNXProgram) -> None:
+    """Removes the exporter's notes on each node and value: they name the exporting machine's folders."""
+    graph = program.model.graph
+    graph.metadata_props.clear()
+    for node in graph.all_nodes():
+        node.metadata_props.clear()
+        for value in (*node.inputs, *node.outputs):
+            if value is not None:
+                value.metadata_props.clear()
+    for value in (*graph.inputs, *graph.outputs, *graph.initializers.values()):
+        value.metadata_props.clear()
 
 
 def check_onnx(defender: Defender, path: Path) -> ExportCheck:

@@ -12,6 +12,7 @@ from models.defender import SIZES
 from models.onnx_export import compare, quantise_onnx
 from training.exporting import add_onnx
 
+WEIGHTS = Path(__file__).parents[1] / "models" / "weights"
 CARD = DefenderCard("test", "of a test", BudgetRange(1, 16, 6), "MIT", "a test")
 
 
@@ -91,3 +92,15 @@ def test_onnx_matches_torch_alone_and_in_a_batch(tmp_path: Path) -> None:
     quantised = quantise_onnx(defender, tmp_path / "model.onnx", tmp_path / "int8.onnx")
     assert 0 < quantised.mean_error < 0.02
     assert compare(defender, tmp_path / "int8.onnx") == quantised
+
+
+def test_no_file_of_a_defender_tells_where_it_was_made(tmp_path: Path) -> None:
+    """The exporter notes stack traces, with the folders of the machine, on every node."""
+    save_defender(tmp_path, randomised(SIZES["tiny-32"]), CARD)
+    add_onnx(tmp_path)
+    here = str(Path(__file__).parents[1]).encode()
+    for folder in (tmp_path, WEIGHTS / "default", WEIGHTS / "ablation" / "adv_sds_only"):
+        for file in folder.iterdir():
+            content = file.read_bytes()
+            for trace in (here, str(tmp_path).encode(), b"site-packages", b"forward\n", b"File "):
+                assert trace not in content, f"{file.name} names {trace!r}"
