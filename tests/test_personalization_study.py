@@ -11,7 +11,7 @@ from assets.study_page import aims
 from resources.dask_cluster import DaskCluster
 from resources.places import Places
 from training.evaluation.statistics import bootstrap_mean
-from training.evaluation.study_cells import DEFENDER, NOISE, Cell, base_cells
+from training.evaluation.study_cells import DEFENDER, NOISE, base_cells
 from training.evaluation.study_summary import CellSummary, StudySummary
 from training.personalization import config as personalization
 
@@ -104,4 +104,3 @@ def test_the_judged_defender_is_compared_with_others_in_effect_and_in_looks() ->
     assert better[-1].reached == "0.100 to 0.150"
     worse = aims(summary_of(ism | {"plain": [0.1, 0.1]}, {"RID": 0.1, "plain": 0.1}))
     assert [aim.met for aim in worse][-2:] == [False, False]
-    assert Cell(DEFENDER, "plain", 16) in [row.cell for row in summary_of(ism, {}).cells]

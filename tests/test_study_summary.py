@@ -123,6 +123,7 @@ def test_the_worst_case_is_the_row_that_least_survives_of_those_in_which_the_att
     assert summary.worst_case and summary.worst_case.cell.transform == "blur", "nobody is learned after purify"
     survival = summary.worst_case.survival
     assert survival and survival.mean == pytest.approx(0.3 / 1.3)
+    assert summarise(CELLS, table(LEARNED), SPACE).worst_case is None, "a smaller budget is no attack"
 
 
 def test_nothing_survives_an_attack_that_learns_nobody() -> None:
@@ -131,4 +132,3 @@ def test_nothing_survives_an_attack_that_learns_nobody() -> None:
     values = LEARNED | dict(zip(cells[-3:], ([0.1, 0.1, 0.1], [0.0, 0.1, 0.2], [0.0, 0.0, 0.0]), strict=True))
     row = summarise(cells, table(values), SPACE).cells[-1]
     assert row.effect and row.of_gain is None and row.survival is None
-    assert summarise(CELLS, table(LEARNED), SPACE).worst_case is None, "a smaller budget is no attack"
