@@ -88,6 +88,9 @@ def test_pictures_without_a_face_count_as_strangers() -> None:
     summary = summarise(CELLS, table(LEARNED, defender=2), SPACE)
     assert summary.cells[2].fdfr == 0.5
     assert summary.cells[2].ism.mean == pytest.approx((np.mean([0.2, 0.1, 0.2]) - 0.05) / 2)
+    assert summary.cells[2].faces and summary.cells[2].faces.mean == pytest.approx(np.mean([0.2, 0.1, 0.2]))
+    nobody = summarise(CELLS, table(LEARNED, defender=4), SPACE).cells[2]
+    assert (nobody.fdfr, nobody.faces) == (1.0, None) and nobody.ism.mean == pytest.approx(-0.05)
 
 
 def test_only_people_that_every_cell_has_seen_count() -> None:

@@ -109,10 +109,12 @@ class Similarity:
     Attributes:
         ism: mean cosine of the centred embeddings to the person's mean; a picture without a face counts as a stranger.
         fdfr: share of the pictures in which no face was found.
+        faces: mean cosine of the pictures with a face alone; None without any.
     """
 
     ism: float
     fdfr: float
+    faces: float | None
 
 
 @dataclass(frozen=True)
@@ -158,8 +160,10 @@ class IdentitySpace:
 
     def similarity_of(self, found: Sequence[NDArray[np.float64] | None], person: NDArray[np.float64]) -> Similarity:
         """Compares the raw embeddings of pictures with a person."""
-        cosines = [self.strangers if face is None else float(face @ person) for face in self.centred(found)]
-        return Similarity(float(np.mean(cosines)), sum(face is None for face in found) / len(found))
+        faces = [float(face @ person) for face in self.centred(found) if face is not None]
+        lost = len(found) - len(faces)
+        ism = (sum(faces) + lost * self.strangers) / len(found)
+        return Similarity(ism, lost / len(found), float(np.mean(faces)) if faces else None)
 
 
 def identity_space(

@@ -29,6 +29,7 @@ class CellSummary:
         cell: the cell.
         ism: over people.
         fdfr: mean over people.
+        faces: similarity of the drawings with a face alone, over the people who have any; None for fewer than two.
         gain: of personalisation in this cell; only for clean cells.
         effect: of the protection; only for protected cells.
         of_gain: effect over gain; None where the gain's interval includes 0.
@@ -42,6 +43,7 @@ class CellSummary:
     cell: Cell
     ism: Interval
     fdfr: float
+    faces: Interval | None = None
     gain: Interval | None = None
     effect: Interval | None = None
     of_gain: Interval | None = None
@@ -122,6 +124,7 @@ def summarise(
         ism[cell.key] = np.array([one.ism for one in similar])
         shared = {
             "fdfr": float(np.mean([one.fdfr for one in similar])),
+            "faces": _over_people([one.faces for one in similar]),
             "quality": _means([unit["quality"] for unit in here]),
             "frechet": _frechet(here, space.embedder.name),
             "protecting_seconds": float(np.mean([unit["protecting_seconds"] for unit in here])),
@@ -161,6 +164,11 @@ def _comparisons(cells: Sequence[Cell], base: Cell, ism: Mapping[str, NDArray[np
             label = "noise of equal norm" if cell.kind == NOISE else cell.name
             found[f"{base.name} minus {label}"] = bootstrap_mean(effects[base.key] - effects[cell.key])
     return found
+
+
+def _over_people(values: Sequence[float | None]) -> Interval | None:
+    known = np.array([value for value in values if value is not None])
+    return bootstrap_mean(known) if len(known) > 1 else None
 
 
 def _means(qualities: Sequence[Mapping[str, float]]) -> dict[str, float]:
