@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 demo: install
-	$(BIN)/python -m dagster_project.demo
+	$(BIN)/python -m rid.dagster_project.demo
 
 test: install
 	$(BIN)/python -m pytest -q $(PARALLEL) -m "not slow and not gpu and not ui"
@@ -35,13 +35,13 @@ check: install
 	$(BIN)/mypy
 
 dev: install
-	$(BIN)/python -m dagster_project.demo.dev
+	$(BIN)/python -m rid.dagster_project.demo.dev
 
 # PHOTOS is a Parquet file of people; PEOPLE how many of them are attacked; OUT the study's folder, kept local.
 PHOTOS ?=
 PEOPLE ?= 8
 OUT ?= study
-STUDY = $(BIN)/python -m dagster_project.study --photos "$(PHOTOS)" --people $(PEOPLE) --out "$(OUT)"
+STUDY = $(BIN)/python -m rid.dagster_project.study --photos "$(PHOTOS)" --people $(PEOPLE) --out "$(OUT)"
 
 study: install
 	$(STUDY)

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from dagster import AssetCheckSeverity, AssetCheckSpec, PreviewWarning
 
-from assets.failure_budget import exceeds
-from assets.partitions import drops
-from assets.shard_verification import Verified
-from models.policy import ProtectionPolicy
+from rid.assets.custody.shard_verification import Verified
+from rid.assets.partitions import drops
+from rid.assets.protection.failure_budget import exceeds
+from rid.models.policy import ProtectionPolicy
 
 PROTECTED_CATALOG = "protected_catalog"
 ROWS, OUTPUTS, BUDGET, METADATA, QUARANTINE, LOOK = (

@@ -8,19 +8,20 @@ from typing import Any
 import numpy as np
 from dagster import AssetExecutionContext, MaterializeResult, asset
 
-from assets.drop_plan import state_url
-from assets.inline_pictures import inline_picture
-from assets.operations import GPU_POOL, RETRIES, TRAINING_OWNERS, mistakes_are_final
-from assets.report_pictures import losses_picture
-from assets.teacher_perturbations import teacher_cache, teacher_perturbations, teacher_selection
-from assets.training_config import DefenderRunConfig, frozen_models
-from assets.training_photos import training_squares
-from assets.training_tasks import FINISHED, PHOTOS, SAMPLES, TrainingTask, models_to_json, train
-from resources.dask_cluster import DaskCluster
-from resources.dask_workers import Workers
-from resources.places import Places
-from resources.storage import Storage
-from training.teachers.units import photo_digest
+from rid.assets.catalog.plan import state_url
+from rid.assets.catalog.squares import training_squares
+from rid.assets.frozen.diffusion_models import models_to_json
+from rid.assets.operations import GPU_POOL, RETRIES, TRAINING_OWNERS, mistakes_are_final
+from rid.assets.reports.pictures import losses_picture
+from rid.assets.shown_pictures import inline_picture
+from rid.assets.teacher_perturbations import teacher_cache, teacher_perturbations, teacher_selection
+from rid.assets.teaching.training_run import FINISHED, PHOTOS, SAMPLES, TrainingTask, train
+from rid.assets.training_config import DefenderRunConfig, frozen_models
+from rid.resources.dask_cluster import DaskCluster
+from rid.resources.dask_workers import Workers
+from rid.resources.places import Places
+from rid.resources.storage import Storage
+from rid.training.teachers.units import photo_digest
 
 
 @asset(
@@ -51,7 +52,7 @@ def train_on(workers: Workers, config: DefenderRunConfig, places: Places) -> dic
         ValueError: if the recipe, a drop, its perturbations or a model do not fit.
         RuntimeError: if the worker died; its last checkpoint is kept.
     """
-    from training.recipes import recipe
+    from rid.training.recipes import recipe
 
     changes: dict[str, int | float | str] = {"seed": config.seed}
     if config.training_steps is not None:

@@ -7,10 +7,10 @@ from typing import Any
 from dagster import AssetExecutionContext, Config, MaterializeResult, asset
 from pydantic import Field
 
-from assets.defender import defender
-from assets.operations import TRAINING_OWNERS, mistakes_are_final
-from resources.defender_registry import DEFAULT_ALIAS, fetch_defender
-from resources.places import Places
+from rid.assets.defender import defender
+from rid.assets.operations import TRAINING_OWNERS, mistakes_are_final
+from rid.resources.defender_registry import DEFAULT_ALIAS, fetch_defender
+from rid.resources.places import Places
 
 
 class ExportConfig(Config):
@@ -42,7 +42,7 @@ def add_onnx_file(name: str, promote: bool, places: Places) -> dict[str, Any]:
     if any(name.endswith(".onnx") for name in entry.config["files"]):
         errors = entry.config.get("onnx", {})
     else:
-        from training.exporting import add_onnx
+        from rid.training.exporting import add_onnx
 
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)

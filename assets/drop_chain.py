@@ -22,24 +22,24 @@ from dagster import (
 )
 from pydantic import Field
 
-from assets import photo_catalog, protected_catalog, protection_report
-from assets.checks import PROTECTED_CATALOG, Outcome, check_quarantine, check_specs
-from assets.drop_events import DropEvents, Event, Made
-from assets.drop_plan import DropCatalog
-from assets.failure_budget import FailureBudgetExceeded
-from assets.operations import RETRIES, STORAGE_POOL
-from assets.photo_catalog import PHOTO_CATALOG, make_photo_catalog
-from assets.protected_catalog import check_protected_catalog, make_protected_catalog
-from assets.protection_inputs import observations
-from assets.protection_report import PROTECTION_REPORT, ReportConfig, make_protection_report
-from assets.requests import ProtectionConfig, protection_request, protection_settings
-from resources.commits import ConflictingCommit, ProtectedTable
-from resources.dask_cluster import DaskCluster
-from resources.dask_workers import Workers, WorkersUnavailable, is_transient
-from resources.defender_registry import DefenderCorrupt
-from resources.places import Places
-from resources.s3_objects import CredentialsRefusedError
-from resources.worker_versions import WrongWorkerVersion
+from rid.assets import photo_catalog, protected_catalog, protection_report
+from rid.assets.catalog.plan import DropCatalog
+from rid.assets.checks import PROTECTED_CATALOG, Outcome, check_quarantine, check_specs
+from rid.assets.configs import ProtectionConfig, protection_request, protection_settings
+from rid.assets.events import DropEvents, Event, Made
+from rid.assets.operations import RETRIES, STORAGE_POOL
+from rid.assets.photo_catalog import PHOTO_CATALOG, make_photo_catalog
+from rid.assets.protected_catalog import check_protected_catalog, make_protected_catalog
+from rid.assets.protection.failure_budget import FailureBudgetExceeded
+from rid.assets.protection_inputs import observations
+from rid.assets.protection_report import PROTECTION_REPORT, ReportConfig, make_protection_report
+from rid.resources.commits import ConflictingCommit, ProtectedTable
+from rid.resources.dask_cluster import DaskCluster
+from rid.resources.dask_workers import Workers, WorkersUnavailable, is_transient
+from rid.resources.defender_registry import DefenderCorrupt
+from rid.resources.places import Places
+from rid.resources.s3_objects import CredentialsRefusedError
+from rid.resources.worker_versions import WrongWorkerVersion
 
 # What no single drop can cause: another drop would only fail the same way.
 OF_THE_RUN = (WorkersUnavailable, WrongWorkerVersion, DefenderCorrupt, CredentialsRefusedError)

@@ -5,15 +5,15 @@ from pathlib import Path
 from dagster import AssetExecutionContext, Config, MaterializeResult, MetadataValue, asset
 from pydantic import Field
 
-from assets.inline_pictures import inline_picture
-from assets.operations import GPU_POOL, RETRIES, TRAINING_OWNERS, mistakes_are_final
-from assets.study_page import aims, label
-from assets.study_pictures import cells_picture
-from assets.study_run import PAGE, StudyRequest, run_study
-from resources.dask_cluster import DaskCluster
-from resources.places import Places
-from resources.storage import Storage
-from training.evaluation.study_cells import FACTORS
+from rid.assets.operations import GPU_POOL, RETRIES, TRAINING_OWNERS, mistakes_are_final
+from rid.assets.shown_pictures import inline_picture
+from rid.assets.studies.page import aims, label
+from rid.assets.studies.pictures import cells_picture
+from rid.assets.studies.run import PAGE, StudyRequest, run_study
+from rid.resources.dask_cluster import DaskCluster
+from rid.resources.places import Places
+from rid.resources.storage import Storage
+from rid.training.evaluation.cells import FACTORS
 
 
 class StudyConfig(Config):

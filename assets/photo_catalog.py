@@ -2,15 +2,15 @@
 
 from dagster import AssetSpec, MetadataValue, PathMetadataValue, UrlMetadataValue
 
-from assets.column_schemas import CATALOG_COLUMNS, COLUMN_SCHEMA
-from assets.drop_events import Made
-from assets.drop_plan import DropCatalog
-from assets.drop_run import catalogue
-from assets.operations import PROTECTION_OWNERS
-from assets.partitions import drops
-from assets.protection_request import ProtectionRequest
-from resources.dask_workers import Workers
-from resources.places import Places
+from rid.assets.catalog.plan import DropCatalog
+from rid.assets.events import Made
+from rid.assets.operations import PROTECTION_OWNERS
+from rid.assets.partitions import drops
+from rid.assets.protection.request import ProtectionRequest
+from rid.assets.protection.run import catalogue
+from rid.assets.shown_columns import CATALOG_COLUMNS, COLUMN_SCHEMA
+from rid.resources.dask_workers import Workers
+from rid.resources.places import Places
 
 PHOTO_CATALOG = "photo_catalog"
 INDEX_EPOCH = 1  # raised when the catalog of an unchanged drop changes on purpose

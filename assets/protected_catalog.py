@@ -13,29 +13,29 @@ from dagster import (
     TableSchema,
 )
 
-from assets.carried_rows import recorded_salt
-from assets.checks import PROTECTED_CATALOG, DropCounts, Outcome, check_drop
-from assets.column_schemas import COLUMN_SCHEMA, PROTECTED_COLUMNS, table_schema
-from assets.drop_events import Made
-from assets.drop_plan import DropCatalog, plan_shards, read_current
-from assets.drop_report import QUALITY
-from assets.drop_run import run_drop
-from assets.drop_summary import DropSummary
-from assets.inline_pictures import inline_picture
-from assets.operations import PROTECTION_OWNERS
-from assets.partitions import drops
-from assets.photo_catalog import PHOTO_CATALOG, catalog_version, report_link
-from assets.protection_inputs import PROMOTED_DEFENDER, PROTECTION_POLICY
-from assets.protection_request import ProtectionRequest
-from assets.report_pictures import quality_picture
-from assets.requests import ProtectionSettings
-from assets.shard_names import parse_shard_file
-from assets.shard_tasks import CODE_EPOCH
-from assets.shard_verification import Verified, VerifyTask, verify_shard
-from resources.commits import ProtectedTable, ShardFile
-from resources.dask_workers import Workers
-from resources.places import Places
-from resources.schemas import Status
+from rid.assets.catalog.plan import DropCatalog, plan_shards, read_current
+from rid.assets.checks import PROTECTED_CATALOG, DropCounts, Outcome, check_drop
+from rid.assets.configs import ProtectionSettings
+from rid.assets.custody.shard_verification import Verified, VerifyTask, verify_shard
+from rid.assets.events import Made
+from rid.assets.operations import PROTECTION_OWNERS
+from rid.assets.partitions import drops
+from rid.assets.photo_catalog import PHOTO_CATALOG, catalog_version, report_link
+from rid.assets.protection.request import ProtectionRequest
+from rid.assets.protection.run import run_drop
+from rid.assets.protection.shards.carried_rows import recorded_salt
+from rid.assets.protection.shards.names import parse_shard_file
+from rid.assets.protection.shards.task import CODE_EPOCH
+from rid.assets.protection.summary import DropSummary
+from rid.assets.protection_inputs import PROMOTED_DEFENDER, PROTECTION_POLICY
+from rid.assets.reports.drop_report import QUALITY
+from rid.assets.reports.pictures import quality_picture
+from rid.assets.shown_columns import COLUMN_SCHEMA, PROTECTED_COLUMNS, table_schema
+from rid.assets.shown_pictures import inline_picture
+from rid.resources.commits import ProtectedTable, ShardFile
+from rid.resources.dask_workers import Workers
+from rid.resources.places import Places
+from rid.resources.schemas import Status
 
 METADATA_PHOTOS = 16  # photos a run whose metadata is compared, about
 

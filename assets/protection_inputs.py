@@ -13,10 +13,10 @@ from dagster import (
     multi_observable_source_asset,
 )
 
-from assets.drop_events import DATA_VERSION
-from assets.operations import PROTECTION_OWNERS
-from assets.requests import ProtectionConfig, ProtectionSettings, protection_settings
-from resources.places import Places
+from rid.assets.configs import ProtectionConfig, ProtectionSettings, protection_settings
+from rid.assets.events import DATA_VERSION
+from rid.assets.operations import PROTECTION_OWNERS
+from rid.resources.places import Places
 
 PROMOTED_DEFENDER, PROTECTION_POLICY = "promoted_defender", "protection_policy"
 

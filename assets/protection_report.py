@@ -3,20 +3,20 @@
 from dagster import AssetSpec, Config
 from pydantic import Field
 
-from assets.checks import PROTECTED_CATALOG
-from assets.drop_events import Made
-from assets.drop_plan import read_current, state_url
-from assets.drop_report import EFFECT, QUALITY, REPORT_EPOCH, SHEET, DropReport, ReportRequest, report_drop
-from assets.inline_pictures import inline_picture
-from assets.operations import PROTECTION_OWNERS
-from assets.partitions import drops
-from assets.photo_catalog import report_link
-from assets.protected_catalog import quarantine_table
-from assets.training_config import frozen_models
-from resources.commits import ProtectedTable
-from resources.dask_workers import Workers
-from resources.places import Places
-from resources.storage import Storage
+from rid.assets.catalog.plan import read_current, state_url
+from rid.assets.checks import PROTECTED_CATALOG
+from rid.assets.events import Made
+from rid.assets.operations import PROTECTION_OWNERS
+from rid.assets.partitions import drops
+from rid.assets.photo_catalog import report_link
+from rid.assets.protected_catalog import quarantine_table
+from rid.assets.reports.drop_report import EFFECT, QUALITY, REPORT_EPOCH, SHEET, DropReport, ReportRequest, report_drop
+from rid.assets.shown_pictures import inline_picture
+from rid.assets.training_config import frozen_models
+from rid.resources.commits import ProtectedTable
+from rid.resources.dask_workers import Workers
+from rid.resources.places import Places
+from rid.resources.storage import Storage
 
 PROTECTION_REPORT = "protection_report"
 PICTURES = (("look", QUALITY, "png"), ("protection", EFFECT, "png"), ("contact sheet", SHEET, "jpeg"))

@@ -8,22 +8,22 @@ from dataclasses import dataclass, field
 
 from dagster import AssetExecutionContext, BackfillPolicy, MaterializeResult, asset
 
-from assets.drop_plan import state_url
-from assets.operations import GPU_POOL, RETRIES, TRAINING_OWNERS, mistakes_are_final
-from assets.partitions import drops
-from assets.photo_catalog import PHOTO_CATALOG
-from assets.teacher_cache import DropIndex, Selection, TeacherCache
-from assets.teacher_tasks import TeacherTask, precompute_batch
-from assets.teacher_units import UnitPlan
-from assets.training_config import TeacherRunConfig, frozen_models
-from assets.training_photos import current_catalog
-from assets.training_tasks import models_to_json
-from resources.dask_cluster import DaskCluster
-from resources.dask_workers import Workers
-from resources.places import Places
-from resources.storage import Storage
-from training.teachers.options import SET_WISE
-from training.teachers.units import Unit
+from rid.assets.catalog.plan import state_url
+from rid.assets.catalog.squares import current_catalog
+from rid.assets.frozen.diffusion_models import models_to_json
+from rid.assets.operations import GPU_POOL, RETRIES, TRAINING_OWNERS, mistakes_are_final
+from rid.assets.partitions import drops
+from rid.assets.photo_catalog import PHOTO_CATALOG
+from rid.assets.teaching.teacher_cache import DropIndex, Selection, TeacherCache
+from rid.assets.teaching.teacher_tasks import TeacherTask, precompute_batch
+from rid.assets.teaching.teacher_units import UnitPlan
+from rid.assets.training_config import TeacherRunConfig, frozen_models
+from rid.resources.dask_cluster import DaskCluster
+from rid.resources.dask_workers import Workers
+from rid.resources.places import Places
+from rid.resources.storage import Storage
+from rid.training.teachers.options import SET_WISE
+from rid.training.teachers.units import Unit
 
 TASK_PHOTOS = 16
 DROPS_PER_RUN = 16
@@ -43,7 +43,7 @@ def teacher_json(config: TeacherRunConfig) -> str:
     Raises:
         ValueError: if the method or an option is unknown, or a number is out of range.
     """
-    from training.teachers.config import TeacherConfig
+    from rid.training.teachers.config import TeacherConfig
 
     given = {
         "method": config.method,

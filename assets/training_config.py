@@ -8,9 +8,9 @@ from typing import Any
 from dagster import Config
 from pydantic import Field
 
-from resources.diffusion_sources import DiffusionSource, diffusion_sources
-from resources.places import Places
-from training.teachers.options import METHODS, SET_WISE
+from rid.resources.diffusion_sources import DiffusionSource, diffusion_sources
+from rid.resources.places import Places
+from rid.training.teachers.options import METHODS, SET_WISE
 
 
 class TeacherRunConfig(Config):

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from models.checkpoint import load_defender
-from models.frozen_diffusion import load_frozen_diffusion
-from training.embedded.faces import load_faces
-from training.evaluation.defended import perturb_squares
-from training.evaluation.protection_effect import protection_effect
-from training.evaluation.statistics import bootstrap_mean
+from rid.models.checkpoint import load_defender
+from rid.models.frozen_diffusion import load_frozen_diffusion
+from rid.training.embedded.faces import load_faces
+from rid.training.evaluation.effect.defended import perturb_squares
+from rid.training.evaluation.effect.protection_effect import protection_effect
+from rid.training.evaluation.statistics import bootstrap_mean
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "models" / "weights"
 

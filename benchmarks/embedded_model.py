@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from training.embedded.faces import load_faces
-from training.embedded.train_autoencoder import HELD_OUT, held_out_psnr
-from training.evaluation.identity import dlib_embedder
-from training.personalization.pipeline import draw, load_text_to_image
+from rid.training.embedded.faces import load_faces
+from rid.training.embedded.train_autoencoder import HELD_OUT, held_out_psnr
+from rid.training.evaluation.judges.identity import dlib_embedder
+from rid.training.personalization.pipeline import draw, load_text_to_image
 
 PROMPTS = (
     "photo of a 25 year old woman",

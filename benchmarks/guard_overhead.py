@@ -19,15 +19,15 @@ from pathlib import Path
 import cv2
 import psutil
 
-from assets.drop_plan import plan_shards, state_url
-from assets.drop_run import _task, catalogue
-from assets.drop_state import ShardWork
-from assets.protection_request import ProtectionRequest
-from assets.shard_tasks import ShardTask, protect_shard, protector_of
 from benchmarks.throughput import SHIPPED, write_photos
-from models.policy import ProtectionPolicy
-from resources.dask_workers import Workers, WorkerSettings
-from resources.defender_registry import DefenderRegistry
+from rid.assets.catalog.plan import plan_shards, state_url
+from rid.assets.protection.request import ProtectionRequest
+from rid.assets.protection.run import _task, catalogue
+from rid.assets.protection.shards.task import ShardTask, protect_shard, protector_of
+from rid.assets.protection.state import ShardWork
+from rid.models.policy import ProtectionPolicy
+from rid.resources.dask_workers import Workers, WorkerSettings
+from rid.resources.defender_registry import DefenderRegistry
 
 
 def plan(folder: Path, photos: int) -> list[ShardTask]:

@@ -23,20 +23,20 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from models.defender import SIZES, Defender
-from models.frozen_diffusion import FrozenDiffusion, load_frozen_diffusion
-from training.config import TrainingConfig
-from training.embedded.faces import load_faces
-from training.evaluation.defended import perturb_squares
-from training.evaluation.protection_effect import protection_effect
-from training.evaluation.statistics import bootstrap_mean
-from training.personalization.pipeline import draw as sample
-from training.personalization.pipeline import load_text_to_image
-from training.photo_set import PhotoSet, seeded_share
-from training.recipes import recipe
-from training.teachers.config import TeacherConfig
-from training.teachers.methods import precompute_perturbations
-from training.trainer import train_defender
+from rid.models.defender import SIZES, Defender
+from rid.models.frozen_diffusion import FrozenDiffusion, load_frozen_diffusion
+from rid.training.config import TrainingConfig
+from rid.training.embedded.faces import load_faces
+from rid.training.evaluation.effect.defended import perturb_squares
+from rid.training.evaluation.effect.protection_effect import protection_effect
+from rid.training.evaluation.statistics import bootstrap_mean
+from rid.training.personalization.pipeline import draw as sample
+from rid.training.personalization.pipeline import load_text_to_image
+from rid.training.photo_set import PhotoSet, seeded_share
+from rid.training.recipes import recipe
+from rid.training.teachers.config import TeacherConfig
+from rid.training.teachers.methods import precompute_perturbations
+from rid.training.trainer import train_defender
 
 EMBEDDED = Path(__file__).parents[1] / "models" / "weights" / "embedded-64"
 TEACHER_BATCH = 32

@@ -20,13 +20,13 @@ import numpy as np
 from dagster import DagsterInstance, DefaultSensorStatus, build_sensor_context
 from PIL import Image
 
-from assets.partitions import DROPS
-from assets.requests import ProtectionConfig, protection_settings
-from dagster_project.automation import drop_sensor
-from dagster_project.dagster_dev import DagsterDev, free_port, write_local_instance
-from dagster_project.definitions import defs
-from dagster_project.deployments import deployment
-from dagster_project.drop_runs import FIRST, LAST, outdated_drops
+from rid.assets.configs import ProtectionConfig, protection_settings
+from rid.assets.partitions import DROPS
+from rid.dagster_project.automation import drop_sensor
+from rid.dagster_project.dagster_dev import DagsterDev, free_port, write_local_instance
+from rid.dagster_project.definitions import defs
+from rid.dagster_project.deployments import deployment
+from rid.dagster_project.drop_runs import FIRST, LAST, outdated_drops
 
 Result = TypeVar("Result")
 

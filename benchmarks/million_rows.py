@@ -26,12 +26,12 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from models.budget import BudgetRange
-from models.checkpoint import DefenderCard, save_defender
-from models.defender import SIZES, Defender
-from resources.commits import ProtectedTable
-from resources.schemas import IMAGE
-from training.exporting import add_onnx
+from rid.models.budget import BudgetRange
+from rid.models.checkpoint import DefenderCard, save_defender
+from rid.models.defender import SIZES, Defender
+from rid.resources.commits import ProtectedTable
+from rid.resources.schemas import IMAGE
+from rid.training.exporting import add_onnx
 
 SIDE = 48  # pixels of a photo
 FILE_ROWS = 20_000
@@ -106,7 +106,7 @@ def write_defender(folder: Path) -> None:
 
 def rid(folder: Path, *arguments: str) -> tuple[int, float, Memory, str]:
     """Runs `rid`; returns its exit code, seconds, memory and what it printed."""
-    command = [sys.executable, "-m", "dagster_project.cli", *arguments]
+    command = [sys.executable, "-m", "rid.dagster_project.cli", *arguments]
     began, memory = time.monotonic(), Memory()
     with (folder / "errors.txt").open("w") as errors:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)

@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from models.budget import levels_to_signed
-from models.defender import SIZES, Defender
+from rid.models.budget import levels_to_signed
+from rid.models.defender import SIZES, Defender
 
 REFERENCE = "rid-512"
 SEED = 0
@@ -50,7 +50,7 @@ class PublishedLoop:
         Args:
             folder: where the numbered outputs go.
             budget_levels: largest change of a value, in 8-bit levels.
-            size: a key of `models.defender.SIZES`.
+            size: a key of `rid.models.defender.SIZES`.
         """
         self.folder = folder
         self.budget_levels = budget_levels

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from models.defender import SIZES, DefenderSize
-from models.frozen_diffusion import FrozenDiffusion, NoiseSchedule, load_frozen_diffusion
-from training.embedded.architecture import build_noise_scheduler
+from rid.models.defender import SIZES, DefenderSize
+from rid.models.frozen_diffusion import FrozenDiffusion, NoiseSchedule, load_frozen_diffusion
+from rid.training.embedded.architecture import build_noise_scheduler
 
 EMBEDDED = Path(__file__).parents[1] / "models" / "weights" / "embedded-64"
 QUARTER_SIDE = 128

@@ -30,10 +30,10 @@ import torch
 from PIL import Image
 
 from benchmarks.published_loop import PublishedLoop
-from models.engines import Engine, OnnxEngine, Squares
-from models.photos import Pixels
-from models.policy import ProtectionPolicy
-from models.protector import ProtectedPhoto, Protector
+from rid.models.engines import Engine, OnnxEngine, Squares
+from rid.models.photo_files.photos import Pixels
+from rid.models.policy import ProtectionPolicy
+from rid.models.protector import ProtectedPhoto, Protector
 
 SHIPPED = Path(__file__).parents[1] / "models" / "weights" / "default"
 SEED = 0

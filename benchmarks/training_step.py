@@ -33,12 +33,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.step_models import ENSEMBLES
-from models.budget import levels_to_signed
-from models.defender import Defender, DefenderSize
-from models.frozen_diffusion import FrozenDiffusion, checkpoint_autoencoders
-from training.adv_sds import adv_sds_loss, adv_sds_target, adv_sds_weight, ensemble_adv_sds_loss
-from training.devices import multiplies_bfloat16
-from training.noise import StepNoise
+from rid.models.budget import levels_to_signed
+from rid.models.defender import Defender, DefenderSize
+from rid.models.frozen_diffusion import FrozenDiffusion, checkpoint_autoencoders
+from rid.training.adv_sds import adv_sds_loss, adv_sds_target, adv_sds_weight, ensemble_adv_sds_loss
+from rid.training.devices import multiplies_bfloat16
+from rid.training.noise import StepNoise
 
 COUNTS = (1, 3)
 Loss = Callable[[Sequence[FrozenDiffusion], Tensor, StepNoise], Tensor]

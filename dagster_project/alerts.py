@@ -14,11 +14,11 @@ from dagster import (
     run_failure_sensor,
 )
 
-from dagster_project.deployments import Deployment
+from rid.dagster_project.deployments import Deployment
 
 SECONDS = 20  # patience with the webhook
 LONGEST = 2000  # characters of a message
-BUDGET = "failure budget"  # what `assets.failure_budget.FailureBudgetExceeded` says
+BUDGET = "failure budget"  # what `rid.assets.protection.failure_budget.FailureBudgetExceeded` says
 
 
 def alert_sensors(deployment: Deployment, status: DefaultSensorStatus) -> list[SensorDefinition]:

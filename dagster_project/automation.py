@@ -19,16 +19,16 @@ from dagster import (
     sensor,
 )
 
-from assets.partitions import DROPS, drops
-from assets.protection_inputs import observations
-from assets.requests import ProtectionConfig, protection_settings
-from dagster_project.alerts import alert_sensors
-from dagster_project.deployments import Deployment
-from dagster_project.drop_runs import outdated_drops, run_requests
-from dagster_project.drop_watch import DropWatch, Observation, watch_source
-from dagster_project.jobs import protect_drop
-from resources.places import Places
-from resources.storage import Storage
+from rid.assets.configs import ProtectionConfig, protection_settings
+from rid.assets.partitions import DROPS, drops
+from rid.assets.protection_inputs import observations
+from rid.dagster_project.alerts import alert_sensors
+from rid.dagster_project.deployments import Deployment
+from rid.dagster_project.drop_runs import outdated_drops, run_requests
+from rid.dagster_project.drop_watch import DropWatch, Observation, watch_source
+from rid.dagster_project.jobs import protect_drop
+from rid.resources.places import Places
+from rid.resources.storage import Storage
 
 DROPS_PER_RUN = 64
 NAMED = 5  # entries that a tick names

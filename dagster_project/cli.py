@@ -12,7 +12,7 @@ from typing import Annotated
 import click
 import typer
 
-from dagster_project import exit_codes
+from rid.dagster_project import exit_codes
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -71,8 +71,8 @@ def protect(
     as_json: Json = False,
 ) -> int:
     """Protects every photo of SOURCE and writes it to TARGET; a second run continues or does nothing."""
-    from dagster_project.commands.protect import protect as run
-    from resources.dask_workers import WorkerSettings
+    from rid.dagster_project.commands.protect import protect as run
+    from rid.resources.dask_workers import WorkerSettings
 
     settings = WorkerSettings(scheduler=scheduler, n_workers=workers, allow_insecure=allow_insecure_scheduler)
     return run(
@@ -100,7 +100,7 @@ def verify(
     as_json: Json = False,
 ) -> int:
     """Re-hashes everything published and compares it with the receipts."""
-    from dagster_project.commands.verify import verify as run
+    from rid.dagster_project.commands.verify import verify as run
 
     return run(target, source=source, as_json=as_json)
 
@@ -122,9 +122,9 @@ def report(
     workers: Annotated[int | None, typer.Option(help="Worker processes; by default one a core.")] = None,
 ) -> int:
     """Writes a page on how the photos look and what protection does to diffusion models."""
-    from dagster_project.commands.report import ReportOptions
-    from dagster_project.commands.report import report as run
-    from resources.dask_workers import WorkerSettings
+    from rid.dagster_project.commands.report import ReportOptions
+    from rid.dagster_project.commands.report import report as run
+    from rid.resources.dask_workers import WorkerSettings
 
     options = ReportOptions(drop, tuple(model or ()), photos, contact_sheet, seed, out)
     return run(target, options, WorkerSettings(n_workers=workers))
@@ -138,7 +138,7 @@ def preview(
     out: Annotated[Path | None, typer.Option(help="PNG file; by default PHOTO-preview.png here.")] = None,
 ) -> int:
     """Shows one photo at several strengths beside each other, with the change amplified."""
-    from dagster_project.commands.preview import preview as run
+    from rid.dagster_project.commands.preview import preview as run
 
     return run(photo, out=out, defender=defender, levels=levels)
 
@@ -151,7 +151,7 @@ def forget(
     as_json: Json = False,
 ) -> int:
     """Removes photos from outputs, receipts, catalogs and reports, and says where something of them is left."""
-    from dagster_project.commands.forget import forget as run
+    from rid.dagster_project.commands.forget import forget as run
 
     return run(target, frozenset(keys), dry_run=dry_run, as_json=as_json)
 
@@ -166,7 +166,7 @@ def vacuum(
     as_json: Json = False,
 ) -> int:
     """Deletes replaced shard files and catalogs: older versions of the table cannot be read after that."""
-    from dagster_project.commands.forget import vacuum as run
+    from rid.dagster_project.commands.forget import vacuum as run
 
     return run(target, keep_days=keep_days, dry_run=dry_run, as_json=as_json)
 
@@ -174,7 +174,7 @@ def vacuum(
 @app.command()
 def doctor() -> int:
     """Says what is installed, what works here, and the licence of the weights."""
-    from dagster_project.commands.doctor import doctor as run
+    from rid.dagster_project.commands.doctor import doctor as run
 
     return run()
 
@@ -182,7 +182,7 @@ def doctor() -> int:
 @defenders_app.command("list")
 def defenders_list(as_json: Json = False) -> int:
     """Lists the registered and the shipped defenders."""
-    from dagster_project.commands.defenders import list_defenders
+    from rid.dagster_project.commands.defenders import list_defenders
 
     return list_defenders(as_json=as_json)
 
@@ -190,7 +190,7 @@ def defenders_list(as_json: Json = False) -> int:
 @defenders_app.command("promote")
 def defenders_promote(digest: Annotated[str, typer.Argument(help="Digest, alias or path of a defender.")]) -> int:
     """Makes a defender the default."""
-    from dagster_project.commands.defenders import promote
+    from rid.dagster_project.commands.defenders import promote
 
     return promote(digest)
 
@@ -206,7 +206,7 @@ def defenders_import(
     as_json: Json = False,
 ) -> int:
     """Reads a published checkpoint, registers it and prints its digest; nothing in the file is executed."""
-    from dagster_project.commands.defenders import import_published
+    from rid.dagster_project.commands.defenders import import_published
 
     return import_published(file, name=name, budget=budget, heads=heads, as_json=as_json)
 
@@ -217,7 +217,7 @@ def defenders_export(
     target: Annotated[str | None, typer.Argument(help="Folder or s3 prefix; by default ./defender-DIGEST.")] = None,
 ) -> int:
     """Writes a defender as a folder that can be copied elsewhere."""
-    from dagster_project.commands.defenders import export
+    from rid.dagster_project.commands.defenders import export
 
     return export(name, target)
 
@@ -225,7 +225,7 @@ def defenders_export(
 @drops_app.command("list")
 def drops_list() -> int:
     """Lists the drops."""
-    from dagster_project.commands.drops import list_drops
+    from rid.dagster_project.commands.drops import list_drops
 
     return list_drops()
 
@@ -233,7 +233,7 @@ def drops_list() -> int:
 @drops_app.command("add")
 def drops_add(name: Annotated[str, typer.Argument(help="Letters, digits, '.', '_', '=' and '-'.")]) -> int:
     """Adds a drop, so that it can be materialised."""
-    from dagster_project.commands.drops import add_drop
+    from rid.dagster_project.commands.drops import add_drop
 
     return add_drop(name)
 
@@ -261,7 +261,7 @@ def main() -> None:
 
 def exit_code(error: Exception) -> int:
     """The exit code of an error."""
-    from assets.failure_budget import FailureBudgetExceeded
+    from rid.assets.protection.failure_budget import FailureBudgetExceeded
 
     if isinstance(error, FailureBudgetExceeded):
         return exit_codes.FAILURE_BUDGET

@@ -57,7 +57,7 @@ class DagsterDev:
         write_local_instance(self._home)
         end_orphaned_runs(self._home)
         command = [sys.executable, "-m", "dagster", "dev", "-h", HOST, "-p", str(self._port)]
-        command += ["-m", "dagster_project.definitions", "--log-level", "warning"]
+        command += ["-m", "rid.dagster_project.definitions", "--log-level", "warning"]
         with self.log.open("wb") as log:
             # A session of its own: Ctrl-C in the terminal reaches this process alone, which then stops the child.
             self._process = subprocess.Popen(

@@ -5,15 +5,15 @@ from datetime import timedelta
 
 from dagster import AssetsDefinition, AssetSpec, Definitions, FreshnessPolicy, definitions
 
-from assets.defender import defender
-from assets.defender_onnx import defender_onnx
-from assets.drop_chain import drop_chain
-from assets.personalization_study import personalization_study
-from assets.protection_inputs import protection_inputs
-from assets.teacher_perturbations import teacher_perturbations
-from dagster_project.automation import outdated_schedule, sensors
-from dagster_project.deployments import deployment
-from dagster_project.jobs import JOBS
+from rid.assets.defender import defender
+from rid.assets.defender_onnx import defender_onnx
+from rid.assets.drop_chain import drop_chain
+from rid.assets.personalization_study import personalization_study
+from rid.assets.protection_inputs import protection_inputs
+from rid.assets.teacher_perturbations import teacher_perturbations
+from rid.dagster_project.automation import outdated_schedule, sensors
+from rid.dagster_project.deployments import deployment
+from rid.dagster_project.jobs import JOBS
 
 ASSETS: list[AssetsDefinition] = [
     protection_inputs,

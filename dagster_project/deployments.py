@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from dagster_project.drop_watch import Completeness
-from dagster_project.settings import WEIGHTS, home_of
-from resources.dask_cluster import DaskCluster
-from resources.dask_workers import check_scheduler
-from resources.places import Places
+from rid.dagster_project.drop_watch import Completeness
+from rid.dagster_project.settings import WEIGHTS, home_of
+from rid.resources.dask_cluster import DaskCluster
+from rid.resources.dask_workers import check_scheduler
+from rid.resources.places import Places
 
 LOCAL, PRODUCTION = "local", "production"
 

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 from dagster import AssetKey, DagsterEventType, DagsterInstance, DagsterRunStatus, RunRequest, RunsFilter
 
-from assets.checks import PROTECTED_CATALOG
-from assets.drop_events import DATA_VERSION
-from assets.partitions import DROPS
-from assets.photo_catalog import PHOTO_CATALOG
-from assets.protected_catalog import expected_version
-from assets.protection_report import PROTECTION_REPORT as REPORT
-from assets.protection_report import report_version
+from rid.assets.checks import PROTECTED_CATALOG
+from rid.assets.events import DATA_VERSION
+from rid.assets.partitions import DROPS
+from rid.assets.photo_catalog import PHOTO_CATALOG
+from rid.assets.protected_catalog import expected_version
+from rid.assets.protection_report import PROTECTION_REPORT as REPORT
+from rid.assets.protection_report import report_version
 
 if TYPE_CHECKING:
-    from assets.requests import ProtectionSettings
+    from rid.assets.configs import ProtectionSettings
 
 FIRST, LAST, ONE = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end", "dagster/partition"
 UNFINISHED = [

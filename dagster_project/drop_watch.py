@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from time import monotonic
 
-from resources.drop_listing import DropListing, list_drops
-from resources.schemas import check_drop_name
-from resources.storage import Storage
+from rid.resources.drop_listing import DropListing, list_drops
+from rid.resources.schemas import check_drop_name
+from rid.resources.storage import Storage
 
 
 @dataclass(frozen=True)

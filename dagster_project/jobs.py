@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dagster import define_asset_job, in_process_executor
 
-from assets.checks import PROTECTED_CATALOG
-from assets.photo_catalog import PHOTO_CATALOG
-from assets.protection_report import PROTECTION_REPORT
+from rid.assets.checks import PROTECTED_CATALOG
+from rid.assets.photo_catalog import PHOTO_CATALOG
+from rid.assets.protection_report import PROTECTION_REPORT
 
 protect_drop = define_asset_job(
     "protect_drop",

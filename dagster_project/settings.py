@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from resources.defender_registry import DefenderRegistry
+from rid.resources.defender_registry import DefenderRegistry
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "models" / "weights"
 

@@ -1,6 +1,6 @@
 """Runs a study on a Parquet file of people and says where its page is.
 
-    python -m dagster_project.study --photos people.parquet [--full] [--people 8] [--out study]
+    python -m rid.dagster_project.study --photos people.parquet [--full] [--people 8] [--out study]
 
 A stopped study goes on where it was. Its folder shows the people of the file: keep it local.
 """
@@ -13,14 +13,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dagster_project import exit_codes
-from dagster_project.settings import WEIGHTS
-from training.evaluation.study_cells import FACTORS
-from training.teachers.options import METHODS
+from rid.dagster_project import exit_codes
+from rid.dagster_project.settings import WEIGHTS
+from rid.training.evaluation.cells import FACTORS
+from rid.training.teachers.options import METHODS
 
 if TYPE_CHECKING:
-    from assets.study_run import StudyRequest
-    from assets.study_tasks import StudyDone, StudyTask
+    from rid.assets.studies.run import StudyRequest
+    from rid.assets.studies.tasks import StudyDone, StudyTask
 
 SHIPPED = {"RID": str(WEIGHTS / "default"), "adv_sds_only": str(WEIGHTS / "ablation" / "adv_sds_only")}
 NEEDED = (
@@ -60,7 +60,7 @@ def build_request(options: argparse.Namespace, command: str) -> StudyRequest:
     Raises:
         ValueError: if the file is not there.
     """
-    from assets.study_run import StudyRequest
+    from rid.assets.studies.run import StudyRequest
 
     if not options.photos or not Path(options.photos).is_file():
         raise ValueError(NEEDED if not options.photos else f"there is no file {options.photos}; {NEEDED}")
@@ -100,13 +100,13 @@ def say(finished: int, total: int, task: StudyTask, done: StudyDone) -> None:
 def main() -> int:
     """Runs the study and returns the exit code."""
     options = parse(sys.argv[1:])
-    from assets.study_page import aims
-    from assets.study_run import PAGE, run_study
-    from resources.dask_workers import Workers, WorkerSettings
+    from rid.assets.studies.page import aims
+    from rid.assets.studies.run import PAGE, run_study
+    from rid.resources.dask_workers import Workers, WorkerSettings
 
     shown = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
     try:
-        request = build_request(options, shlex.join(["python", "-m", "dagster_project.study", *shown]))
+        request = build_request(options, shlex.join(["python", "-m", "rid.dagster_project.study", *shown]))
         with Workers(WorkerSettings(n_workers=options.workers)) as workers:
             summary = run_study(request, workers, say)
     except ValueError as error:

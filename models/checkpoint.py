@@ -16,8 +16,8 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import load_file, save_file
 
-from models.budget import BudgetRange as BudgetRange
-from models.defender import Defender, DefenderSize
+from rid.models.budget import BudgetRange as BudgetRange
+from rid.models.defender import Defender, DefenderSize
 
 SHARD_BYTES = 24 * 2**20
 Precision = Literal["float32", "float16", "bfloat16"]

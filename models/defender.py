@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.budget import BudgetRange
+from rid.models.budget import BudgetRange
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ class OnnxEngine:
             providers: ONNX Runtime providers in order of preference; None takes CUDA if it is there, then the CPU.
 
         Raises:
-            ValueError: with one sentence, if the file is not a defender as `models.onnx_export` writes it.
+            ValueError: with one sentence, if the file is not a defender as `rid.models.onnx_export` writes it.
         """
         import onnxruntime
 

@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.marks import AlreadyProtected, Mark
-from models.photos import PhotoRefused
-from models.policy import ProtectionPolicy
-from models.protector import BudgetBroken, ProtectedPhoto, ZeroPerturbation
-from models.protector_process import LENGTHS, to_frame
+from rid.models.photo_files.marks import AlreadyProtected, Mark
+from rid.models.photo_files.photos import PhotoRefused
+from rid.models.policy import ProtectionPolicy
+from rid.models.protector import BudgetBroken, ProtectedPhoto, ZeroPerturbation
+from rid.models.protector_process import LENGTHS, to_frame
 
 START_SECONDS = 300.0  # for a child to load its defender
 RECYCLED_AFTER = 5000  # photos; bounds what a library leaks
@@ -61,14 +61,14 @@ class _Late(Exception):
 
 @dataclass(frozen=True)
 class GuardedEngine:
-    """What the child says of its engine; see `models.engines.Engine`."""
+    """What the child says of its engine; see `rid.models.engines.Engine`."""
 
     name: str
     working_resolution: int
 
 
 class GuardedProtector:
-    """Protects like `models.protector.Protector`, in a child process a thread that calls it."""
+    """Protects like `rid.models.protector.Protector`, in a child process a thread that calls it."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class GuardedProtector:
             load_model: returns the bytes of the ONNX file; called for every child, so that none are held here.
             policy: the policy, with the deadline and the memory of a photo.
             budget_levels: the budget, in 8-bit levels.
-            defender_digest: see `models.protector.Protector`.
+            defender_digest: see `rid.models.protector.Protector`.
 
         Raises:
             ValueError: if the file is not a defender.
@@ -104,7 +104,7 @@ class GuardedProtector:
         Args:
             data: the file.
             name: its name, for the check of the suffix.
-            known_mark: see `models.protector.Protector.protect`.
+            known_mark: see `rid.models.protector.Protector.protect`.
 
         Raises:
             AlreadyProtected: if its known mark holds.
@@ -200,7 +200,7 @@ class _Child:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
         life, self._life = os.pipe()  # open as long as this process is: the child ends when it closes
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "models.protector_process", str(life)],
+            [sys.executable, "-P", "-m", "rid.models.protector_process", str(life)],
             pass_fds=(life,),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

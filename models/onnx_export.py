@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.onnx import ONNXProgram
 
-from models.defender import Defender
+from rid.models.defender import Defender
 
 OPSET = 20
 FLOAT_TOLERANCE = 1e-4  # of the budget
@@ -33,7 +33,7 @@ class ExportCheck:
 
 
 def export_onnx(folded: Defender, path: Path) -> None:
-    """Exports a network that `models.defender.fold` returned, in float32, to `path`."""
+    """Exports a network that `rid.models.defender.fold` returned, in float32, to `path`."""
     size = folded.size.working_resolution
     example = (torch.zeros(2, 3, size, size), torch.ones(2))
     batch = torch.export.Dim("batch", min=1, max=1024)

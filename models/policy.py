@@ -7,8 +7,8 @@ import json
 from dataclasses import asdict, dataclass, fields
 from typing import Literal
 
-from models.budget import check_budget
-from models.data_mining import RISING
+from rid.models.budget import check_budget
+from rid.models.data_mining import RISING
 
 PILLOW_BOMB_PIXELS = 89_478_485  # above it Pillow warns of a decompression bomb, above twice that it refuses
 PALETTES = ("convert", "quarantine")

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from models.budget import check_budget
-from models.engines import Engine
-from models.images import decode, read_header
-from models.marks import MARK_NAMESPACE, AlreadyProtected, Mark, held_mark, pixels_sha256, with_mark
-from models.photos import Photo, PhotoRefused, Pixels, Stronger
-from models.policy import PILLOW_BOMB_PIXELS, ProtectionPolicy
-from models.quality import Survival, largest_difference, measure_survival, squared_distance, ssim
-from models.resampling import (
+from rid.models.budget import check_budget
+from rid.models.engines import Engine
+from rid.models.photo_files.images import decode, read_header
+from rid.models.photo_files.marks import MARK_NAMESPACE, AlreadyProtected, Mark, held_mark, pixels_sha256, with_mark
+from rid.models.photo_files.photos import Photo, PhotoRefused, Pixels, Stronger
+from rid.models.photo_files.quality import Survival, largest_difference, measure_survival, squared_distance, ssim
+from rid.models.photo_files.resampling import (
     Perturbation,
     add_saturating,
     enlarge,
@@ -27,7 +26,8 @@ from models.resampling import (
     shrink,
     to_upright,
 )
-from models.xmp import UnreadablePacket
+from rid.models.photo_files.xmp import UnreadablePacket
+from rid.models.policy import PILLOW_BOMB_PIXELS, ProtectionPolicy
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 MIN_GAIN = 0.1  # below it a photo is never called protected, whatever the policy
@@ -58,8 +58,8 @@ class ProtectedPhoto:
         survival_cosine: direction of the decoded difference against the perturbation; 1 for lossless formats.
         psnr: decoded output against decoded input, dB.
         ssim: the same on luma at short side 256.
-        flags: keys of `models.photos.FLAGS`.
-        pixels_sha256: of the decoded pixels, if the file holds a mark; see `models.marks.pixels_sha256`.
+        flags: keys of `rid.models.photo_files.photos.FLAGS`.
+        pixels_sha256: of the decoded pixels, if the file holds a mark; see `photo_files.marks.pixels_sha256`.
     """
 
     data: bytes

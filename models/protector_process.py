@@ -1,4 +1,4 @@
-"""The process that protects one photo at a time: `python -m models.protector_process`, started by `GuardedProtector`.
+"""The process that protects one photo at a time, `python -m rid.models.protector_process`; GuardedProtector starts it.
 
 Frames go both ways over standard input and output: eight bytes with two lengths, a JSON object, bytes. Nothing that
 comes back is unpickled or executed, since it comes from where hostile files were decoded. The first frame brings the
@@ -22,11 +22,11 @@ from typing import Any, BinaryIO
 
 import cv2
 
-from models.engines import OnnxEngine
-from models.marks import AlreadyProtected
-from models.photos import PhotoRefused
-from models.policy import ProtectionPolicy
-from models.protector import BudgetBroken, Protector, ZeroPerturbation
+from rid.models.engines import OnnxEngine
+from rid.models.photo_files.marks import AlreadyProtected
+from rid.models.photo_files.photos import PhotoRefused
+from rid.models.policy import ProtectionPolicy
+from rid.models.protector import BudgetBroken, Protector, ZeroPerturbation
 
 LENGTHS = struct.Struct(">II")
 STATUS = Path("/proc/self/status")  # Linux; elsewhere there is no limit of memory

@@ -2,7 +2,7 @@
 
 A checkpoint is a torch state dict of a DiT that is modulated by the zero vector. SiLU(0) = 0, so of each modulation
 layer only the bias acts: modulate(y) = y * (1 + scale) + shift is a LayerNorm's affine part, and a gate is a vector.
-That is the form of `models.defender`, so folding adds 1 to the scales and renames the rest. The time-step embedder,
+That is the form of `rid.models.defender`, so folding adds 1 to the scales and renames the rest. The time-step embedder,
 the label embedder and the modulation weights are dead; they are checked and left out.
 
 S image side, P patch side, T tokens, D width, F time-step frequencies, K labels.
@@ -24,9 +24,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.budget import BudgetRange, signed_to_levels
-from models.checkpoint import DefenderCard, check_shapes, file_sha256, load_strictly
-from models.defender import Defender, DefenderSize, sincos_positions
+from rid.models.budget import BudgetRange, signed_to_levels
+from rid.models.checkpoint import DefenderCard, check_shapes, file_sha256, load_strictly
+from rid.models.defender import Defender, DefenderSize, sincos_positions
 
 HEADS = 8  # of every published checkpoint; the shapes of its tensors do not tell
 EXAMPLE = "ASDS-eps-12_255.bin"

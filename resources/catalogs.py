@@ -10,8 +10,8 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from resources.schemas import PHOTO_SUFFIXES, RECEIPTS, SIDECAR_SUFFIX, UNSUPPORTED_SUFFIXES
-from resources.storage import FileEntry, Storage
+from rid.resources.schemas import PHOTO_SUFFIXES, RECEIPTS, SIDECAR_SUFFIX, UNSUPPORTED_SUFFIXES
+from rid.resources.storage import FileEntry, Storage
 
 MAX_ROW_GROUP_BYTES = 4 * 2**30  # decoded, as the footer states it: a Parquet bomb is refused before it is read
 MAX_BATCH_BYTES = 2**30  # decoded, as found: the footer of a bomb may state less

@@ -31,11 +31,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from resources.catalogs import open_parquet
-from resources.crash_points import crash_point
-from resources.s3_objects import s3_endpoint
-from resources.schemas import check_drop_name
-from resources.storage import Storage
+from rid.resources.catalogs import open_parquet
+from rid.resources.crash_points import crash_point
+from rid.resources.s3_objects import s3_endpoint
+from rid.resources.schemas import check_drop_name
+from rid.resources.storage import Storage
 
 ATTEMPTS = 12
 STATISTICS_COLUMNS = "key,status,reason,input_sha256,output_sha256,defender_digest"  # never the image bytes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dagster import ConfigurableResource
 from pydantic import Field
 
-from resources.dask_workers import Workers, WorkerSettings
+from rid.resources.dask_workers import Workers, WorkerSettings
 
 
 class DaskCluster(ConfigurableResource):  # type: ignore[type-arg]
@@ -29,7 +29,7 @@ class DaskCluster(ConfigurableResource):  # type: ignore[type-arg]
         """The plain settings, which can be pickled.
 
         Raises:
-            InsecureScheduler: see `resources.dask_workers.check_scheduler`.
+            InsecureScheduler: see `rid.resources.dask_workers.check_scheduler`.
         """
         return WorkerSettings(
             scheduler=self.scheduler or None,

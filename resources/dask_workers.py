@@ -21,8 +21,8 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
-from resources.local_clusters import cores, embedded_cluster, gpu_cluster, has_gpu_workers, kill_workers
-from resources.worker_versions import check_versions
+from rid.resources.local_clusters import cores, embedded_cluster, gpu_cluster, has_gpu_workers, kill_workers
+from rid.resources.worker_versions import check_versions
 
 TaskT = TypeVar("TaskT")
 ResultT = TypeVar("ResultT")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resources.storage import Storage
+from rid.resources.storage import Storage
 
 DEFAULT_ALIAS = "default"
 ALIAS = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
-from resources.storage import FileEntry, Storage
+from rid.resources.storage import FileEntry, Storage
 
 PARQUET = ".parquet"
 

@@ -49,7 +49,7 @@ def embedded_cluster(n_workers: int) -> Any:
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",
             security=True,
-            preload=["resources.worker_process"],
+            preload=["rid.resources.worker_process"],
             silence_logs=logging.CRITICAL,
         )
 

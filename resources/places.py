@@ -7,9 +7,9 @@ from pathlib import Path
 from dagster import ConfigurableResource
 from pydantic import Field
 
-from resources.defender_registry import DefenderRegistry
-from resources.schemas import check_drop_name
-from resources.storage import Storage
+from rid.resources.defender_registry import DefenderRegistry
+from rid.resources.schemas import check_drop_name
+from rid.resources.storage import Storage
 
 POLICY = "policy.json"
 

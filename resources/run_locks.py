@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from resources.storage import Storage
+from rid.resources.storage import Storage
 
 log = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
-from resources.s3_objects import S3Objects, s3_identity
-from resources.unfinished_files import WRITING, UnfinishedFile, remove_if_abandoned
+from rid.resources.s3_objects import S3Objects, s3_identity
+from rid.resources.unfinished_files import WRITING, UnfinishedFile, remove_if_abandoned
 
 SWAP_DELAY = 0.1  # seconds
 SWAPS = 20  # tries of a read-change-write that others keep overtaking

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 from s3_server import S3Server, s3_server, weed_binary
+from services import missing_service
 
-from resources.storage import Storage
+from rid.resources.storage import Storage
 
 # Nothing here may reach a real store, whatever the environment of whoever runs the tests.
 for name in [name for name in os.environ if name.startswith("AWS_")]:
@@ -18,13 +19,6 @@ os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 
 # A shell that runs tests in the background has them ignore interrupts, and the programs that they start inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def missing_service(reason: str) -> None:
-    """Skips, or fails where the services have to be there."""
-    if os.environ.get("RID_REQUIRE_SERVICES") == "1":
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")
@@ -99,7 +93,7 @@ def rid(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     """Runs `rid` here and returns exit code, stdout and stderr; a tiny defender lies in the folder `defender`."""
     from tiny_defender import write_tiny_defender
 
-    from dagster_project import cli
+    from rid.dagster_project import cli
 
     digest = write_tiny_defender(tmp_path / "defender")
     monkeypatch.chdir(tmp_path)

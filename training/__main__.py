@@ -1,10 +1,11 @@
 """Trains a defender from Parquet photos without Dagster.
 
-    python -m training --recipe faces_64 --photos faces.parquet --models models/weights/embedded-64 --out FOLDER
+    python -m rid.training --recipe faces_64 --photos faces.parquet --models models/weights/embedded-64 --out FOLDER
 
 Photos are in the Hugging Face `Image` convention. A seeded share of them first gets teacher perturbations; those and
 the checkpoint stay in FOLDER/run, so that an interrupted run goes on. FOLDER/defender is a defender folder with its
-ONNX file, which `rid protect --defender FOLDER/defender` takes. On several GPUs: `accelerate launch -m training ...`.
+ONNX file, which `rid protect --defender FOLDER/defender` takes. On several GPUs:
+`accelerate launch -m rid.training ...`.
 """
 
 from __future__ import annotations
@@ -20,23 +21,23 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from models.budget import BudgetRange
-from models.checkpoint import DefenderCard, load_defender, save_defender
-from models.defender import SIZES
-from models.frozen_diffusion import FrozenDiffusion, load_frozen_diffusion, share_autoencoders
-from training.config import TrainingConfig
-from training.devices import training_accelerator
-from training.embedded.faces import load_column, load_faces
-from training.exporting import add_onnx
-from training.photo_set import PhotoSet
-from training.recipes import RECIPES, recipe
-from training.run_log import LOG_FILE, read_log, summarise_losses
-from training.teachers.config import PROMPT, TeacherConfig
-from training.teachers.folder import Part, choose_units, precompute_in_folder, read_perturbations
-from training.teachers.options import METHODS, SET_WISE
-from training.teachers.pgd import TeacherDiverged
-from training.teachers.units import photo_digest
-from training.trainer import TrainingDiverged, train_defender
+from rid.models.budget import BudgetRange
+from rid.models.checkpoint import DefenderCard, load_defender, save_defender
+from rid.models.defender import SIZES
+from rid.models.frozen_diffusion import FrozenDiffusion, load_frozen_diffusion, share_autoencoders
+from rid.training.config import TrainingConfig
+from rid.training.devices import training_accelerator
+from rid.training.embedded.faces import load_column, load_faces
+from rid.training.exporting import add_onnx
+from rid.training.photo_set import PhotoSet
+from rid.training.recipes import RECIPES, recipe
+from rid.training.run_log import LOG_FILE, read_log, summarise_losses
+from rid.training.teachers.config import PROMPT, TeacherConfig
+from rid.training.teachers.folder import Part, choose_units, precompute_in_folder, read_perturbations
+from rid.training.teachers.options import METHODS, SET_WISE
+from rid.training.teachers.pgd import TeacherDiverged
+from rid.training.teachers.units import photo_digest
+from rid.training.trainer import TrainingDiverged, train_defender
 
 TEACHER_BUDGET = 8  # levels, unless the recipe allows less
 

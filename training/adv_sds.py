@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.frozen_diffusion import FrozenDiffusion
-from training.noise import StepNoise
+from rid.models.frozen_diffusion import FrozenDiffusion
+from rid.training.noise import StepNoise
 
 
 def adv_sds_weight(abar: Tensor) -> Tensor:

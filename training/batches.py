@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.budget import levels_to_signed
-from models.defender import SIZES
-from training.config import TrainingConfig
-from training.photo_set import PhotoSet
+from rid.models.budget import levels_to_signed
+from rid.models.defender import SIZES
+from rid.training.config import TrainingConfig
+from rid.training.photo_set import PhotoSet
 
 
 @dataclass(frozen=True)

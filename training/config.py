@@ -11,8 +11,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from models.budget import check_budget
-from models.defender import SIZES
+from rid.models.budget import check_budget
+from rid.models.defender import SIZES
 
 Posterior = Literal["sample", "mean"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -24,8 +24,8 @@ class TrainingConfig:
     """One training run.
 
     Attributes:
-        recipe: the name of the function in `training.recipes` that made this.
-        size: a key of `models.defender.SIZES`.
+        recipe: the name of the function in `rid.training.recipes` that made this.
+        size: a key of `rid.models.defender.SIZES`.
         budget_min: smallest budget sampled, in 8-bit levels.
         budget_max: largest budget sampled; equal to `budget_min` for a defender of one fixed budget.
         budget_default: the budget used when a user names none.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from accelerate import Accelerator
 
-from training.config import Precision
+from rid.training.config import Precision
 
 
 def training_accelerator(device: str = "auto") -> Accelerator:

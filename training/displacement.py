@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from models.frozen_diffusion import FrozenDiffusion
+from rid.models.frozen_diffusion import FrozenDiffusion
 
 
 def displacement_loss(models: Sequence[FrozenDiffusion], image: Tensor, protected: Tensor) -> Tensor:

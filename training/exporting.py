@@ -6,9 +6,9 @@ import gc
 import json
 from pathlib import Path
 
-from models.checkpoint import file_sha256, load_defender
-from models.defender import fold
-from models.onnx_export import ExportCheck, check_onnx, export_onnx
+from rid.models.checkpoint import file_sha256, load_defender
+from rid.models.defender import fold
+from rid.models.onnx_export import ExportCheck, check_onnx, export_onnx
 
 ONNX_NAME = "model.onnx"
 

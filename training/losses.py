@@ -11,15 +11,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.budget import levels_to_signed
-from models.frozen_diffusion import FrozenDiffusion
-from training.adv_sds import ensemble_adv_sds_loss
-from training.batches import Batch
-from training.config import TrainingConfig
-from training.displacement import displacement_loss
-from training.noise import StepNoise
-from training.regression import regression_loss
-from training.transformations import draw_transformations, transform
+from rid.models.budget import levels_to_signed
+from rid.models.frozen_diffusion import FrozenDiffusion
+from rid.training.adv_sds import ensemble_adv_sds_loss
+from rid.training.batches import Batch
+from rid.training.config import TrainingConfig
+from rid.training.displacement import displacement_loss
+from rid.training.noise import StepNoise
+from rid.training.regression import regression_loss
+from rid.training.transformations import draw_transformations, transform
 
 
 @dataclass(frozen=True)

@@ -18,15 +18,15 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from models.defender import SIZES, Defender
-from models.frozen_diffusion import FrozenDiffusion, checkpoint_autoencoders
-from training.batches import Batch, make_batch
-from training.config import TrainingConfig
-from training.devices import autocast, training_accelerator
-from training.losses import training_losses
-from training.photo_set import PhotoSet
-from training.run_log import RunLog
-from training.training_state import TrainingState, fresh_state, resume, save_state, weights_digest
+from rid.models.defender import SIZES, Defender
+from rid.models.frozen_diffusion import FrozenDiffusion, checkpoint_autoencoders
+from rid.training.batches import Batch, make_batch
+from rid.training.config import TrainingConfig
+from rid.training.devices import autocast, training_accelerator
+from rid.training.losses import training_losses
+from rid.training.photo_set import PhotoSet
+from rid.training.run_log import RunLog
+from rid.training.training_state import TrainingState, fresh_state, resume, save_state, weights_digest
 
 LOG_EVERY = 10  # steps
 EXPLODED = 100.0  # times the usual loss; Adv-SDS at one photo a step varies by a factor of ten

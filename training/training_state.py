@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from models.budget import BudgetRange
-from models.defender import SIZES, Defender
-from training.config import TrainingConfig
+from rid.models.budget import BudgetRange
+from rid.models.defender import SIZES, Defender
+from rid.training.config import TrainingConfig
 
 STATE_FILE = "state.pt"
 WRITING = "state.pt.writing"  # what a killed process may leave behind; it is never read

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.config import TrainingConfig
-from training.differentiable_jpeg import MCU, jpeg_round_trip
-from training.noise import StepNoise
+from rid.training.config import TrainingConfig
+from rid.training.differentiable_jpeg import MCU, jpeg_round_trip
+from rid.training.noise import StepNoise
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ import json
 import tempfile
 from pathlib import Path
 
-from dagster_project import exit_codes
-from dagster_project.exit_codes import InvalidRequest
-from dagster_project.settings import registry
+from rid.dagster_project import exit_codes
+from rid.dagster_project.exit_codes import InvalidRequest
+from rid.dagster_project.settings import registry
 
 IMPORT_NEEDS = ("torch", "safetensors", "onnx", "onnxscript")
 
@@ -46,9 +46,9 @@ def import_published(file: Path, *, name: str | None, budget: int | None, heads:
             f"importing a checkpoint needs {', '.join(lacking)}, which this machine lacks: install the extra `train`, "
             "or import where it is installed and share RID_HOME"
         )
-    from models.checkpoint import save_defender
-    from models.published import HEADS, published_card, read_published
-    from training.exporting import add_onnx
+    from rid.models.checkpoint import save_defender
+    from rid.models.published import HEADS, published_card, read_published
+    from rid.training.exporting import add_onnx
 
     defenders = registry()
     defender = read_published(file, budget_levels=budget, heads=heads or HEADS)
@@ -78,8 +78,8 @@ def export(name: str, target: str | None) -> int:
     Raises:
         ValueError: if there is no such defender, one of its files is missing or changed, or the target is not empty.
     """
-    from resources.defender_registry import CONFIG, fetch_defender
-    from resources.storage import Storage
+    from rid.resources.defender_registry import CONFIG, fetch_defender
+    from rid.resources.storage import Storage
 
     entry = registry().resolve(name)
     place = Storage(target or f"defender-{entry.digest[:12]}")

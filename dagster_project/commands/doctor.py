@@ -7,8 +7,8 @@ import platform
 import secrets
 import sys
 
-from dagster_project import exit_codes
-from dagster_project.settings import registry, rid_home
+from rid.dagster_project import exit_codes
+from rid.dagster_project.settings import registry, rid_home
 
 PACKAGES = (
     "rid-catalog",
@@ -53,7 +53,7 @@ def _version(package: str) -> str:
 
 def _probe_storage() -> bool:
     """Writes, conditionally writes, reads and deletes a file under RID_HOME."""
-    from resources.storage import Storage
+    from rid.resources.storage import Storage
 
     storage = Storage(rid_home())
     name = f"probe-{secrets.token_hex(6)}"
@@ -71,8 +71,8 @@ def _probe_storage() -> bool:
 
 
 def _print_hardware() -> None:
-    from models.engines import available_providers
-    from resources.local_clusters import cores, visible_gpus
+    from rid.models.engines import available_providers
+    from rid.resources.local_clusters import cores, visible_gpus
 
     print(f"cores             {cores()}")
     print(f"GPUs              {', '.join(visible_gpus()) or 'none'}")

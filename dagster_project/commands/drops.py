@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from dagster_project import exit_codes
-from dagster_project.exit_codes import InvalidRequest
+from rid.dagster_project import exit_codes
+from rid.dagster_project.exit_codes import InvalidRequest
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
@@ -22,7 +22,7 @@ def _instance() -> DagsterInstance:
 
 def list_drops() -> int:
     """Prints the names, one a line."""
-    from assets.partitions import DROPS
+    from rid.assets.partitions import DROPS
 
     with _instance() as instance:
         for name in instance.get_dynamic_partitions(DROPS):
@@ -32,8 +32,8 @@ def list_drops() -> int:
 
 def add_drop(name: str) -> int:
     """Adds a name; one that is there already is fine."""
-    from assets.partitions import DROPS
-    from resources.schemas import check_drop_name
+    from rid.assets.partitions import DROPS
+    from rid.resources.schemas import check_drop_name
 
     check_drop_name(name)
     with _instance() as instance:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
-from dagster_project import exit_codes
-from dagster_project.settings import rid_home
+from rid.dagster_project import exit_codes
+from rid.dagster_project.settings import rid_home
 
 SHOWN = 20
 
 
 def forget(target: str, keys: frozenset[str], *, dry_run: bool, as_json: bool) -> int:
     """Runs `rid forget` and returns its exit code: MISMATCH while a file still names or holds one of the photos."""
-    from assets.forgetting import forget as run
+    from rid.assets.custody.forgetting import forget as run
 
     result = run(target, keys, home=rid_home(), dry_run=dry_run)
     code = exit_codes.MISMATCH if result.left else exit_codes.OK
@@ -37,7 +37,7 @@ def forget(target: str, keys: frozenset[str], *, dry_run: bool, as_json: bool) -
 
 def vacuum(target: str, *, keep_days: float, dry_run: bool, as_json: bool) -> int:
     """Runs `rid vacuum` and returns its exit code."""
-    from assets.vacuum import vacuum as run
+    from rid.assets.custody.vacuum import vacuum as run
 
     removed = run(target, keep_days=keep_days, dry_run=dry_run)
     if as_json:

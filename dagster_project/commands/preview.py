@@ -6,20 +6,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dagster_project import exit_codes
-from dagster_project.exit_codes import InvalidRequest
-from dagster_project.settings import registry
+from rid.dagster_project import exit_codes
+from rid.dagster_project.exit_codes import InvalidRequest
+from rid.dagster_project.settings import registry
 
 if TYPE_CHECKING:
-    from models.protector import Protector
-    from resources.defender_registry import DefenderEntry
+    from rid.models.protector import Protector
+    from rid.resources.defender_registry import DefenderEntry
 
 
 def preview(photo: str, *, out: Path | None, defender: str, levels: str) -> int:
     """Runs the command and returns its exit code."""
-    from assets.preview import preview as draw
-    from assets.preview import strengths
-    from resources.storage import Storage
+    from rid.assets.reports.preview import preview as draw
+    from rid.assets.reports.preview import strengths
+    from rid.resources.storage import Storage
 
     entry = registry().resolve(defender)
     budgets = [entry.budget(level) for level in parse_levels(levels)]
@@ -62,10 +62,10 @@ def parse_levels(text: str) -> list[int]:
 
 def protectors(entry: DefenderEntry) -> Callable[[int], Protector]:
     """Returns what makes the protector of a budget, under the default policy; the defender is loaded once."""
-    from models.engines import OnnxEngine
-    from models.policy import ProtectionPolicy
-    from models.protector import Protector
-    from resources.defender_registry import fetch_defender
+    from rid.models.engines import OnnxEngine
+    from rid.models.policy import ProtectionPolicy
+    from rid.models.protector import Protector
+    from rid.resources.defender_registry import fetch_defender
 
     name = entry.onnx_file
     model = fetch_defender(entry.location, entry.digest, {name: entry.config["files"][name]})

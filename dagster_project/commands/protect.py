@@ -10,14 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dagster_project import exit_codes
-from dagster_project.exit_codes import InvalidRequest
-from dagster_project.settings import registry, rid_home
+from rid.dagster_project import exit_codes
+from rid.dagster_project.exit_codes import InvalidRequest
+from rid.dagster_project.settings import registry, rid_home
 
 if TYPE_CHECKING:
-    from assets.drop_summary import DropSummary
-    from assets.protection_request import ProtectionRequest
-    from resources.dask_workers import WorkerSettings
+    from rid.assets.protection.request import ProtectionRequest
+    from rid.assets.protection.summary import DropSummary
+    from rid.resources.dask_workers import WorkerSettings
 
 
 def protect(
@@ -38,9 +38,9 @@ def protect(
     as_json: bool,
 ) -> int:
     """Runs the command and returns its exit code."""
-    from assets.drop_run import run_drop
-    from assets.drop_summary import to_json
-    from resources.dask_workers import Workers
+    from rid.assets.protection.run import run_drop
+    from rid.assets.protection.summary import to_json
+    from rid.resources.dask_workers import Workers
 
     request = build_request(
         source,
@@ -86,11 +86,11 @@ def build_request(
     Raises:
         ValueError: with one sentence, if it cannot be done.
     """
-    from assets.drop_plan import state_url
-    from assets.protection_request import ProtectionRequest, default_drop_name
-    from resources.catalogs import list_source
-    from resources.commits import ProtectedTable
-    from resources.storage import Storage
+    from rid.assets.catalog.plan import state_url
+    from rid.assets.protection.request import ProtectionRequest, default_drop_name
+    from rid.resources.catalogs import list_source
+    from rid.resources.commits import ProtectedTable
+    from rid.resources.storage import Storage
 
     place, origin = Storage(target), Storage(source)
     check_apart(origin.url, place.url)
@@ -123,8 +123,8 @@ def known_tables(targets: tuple[str, ...]) -> tuple[str, ...]:
     Raises:
         NotATarget: if nothing was published at one of the targets.
     """
-    from assets.verification import target_table
-    from resources.storage import Storage
+    from rid.assets.custody.verification import target_table
+    from rid.resources.storage import Storage
 
     return (Storage(rid_home()).child("protected").url, *(target_table(target)[0].url for target in targets))
 
@@ -141,7 +141,7 @@ def check_apart(source: str, target: str) -> None:
 
 def check_target(place: Any, *, table: bool) -> None:
     """Refuses a target that holds something which was not published here."""
-    from resources.commits import ProtectedTable
+    from rid.resources.commits import ProtectedTable
 
     if not place.is_folder() or next(place.list_files(), None) is None:
         return
@@ -152,12 +152,12 @@ def check_target(place: Any, *, table: bool) -> None:
 
 def estimate(request: ProtectionRequest, workers: WorkerSettings) -> dict[str, Any]:
     """Counts photos and bytes, and protects one photo in memory to estimate the time on this machine."""
-    from models.engines import OnnxEngine
-    from models.images import PhotoRefused
-    from models.protector import Protector
-    from resources.catalogs import list_source
-    from resources.defender_registry import fetch_defender
-    from resources.local_clusters import cores
+    from rid.models.engines import OnnxEngine
+    from rid.models.photo_files.images import PhotoRefused
+    from rid.models.protector import Protector
+    from rid.resources.catalogs import list_source
+    from rid.resources.defender_registry import fetch_defender
+    from rid.resources.local_clusters import cores
 
     listing = list_source(request.source)
     name = request.defender.onnx_file
@@ -196,10 +196,10 @@ def estimate(request: ProtectionRequest, workers: WorkerSettings) -> dict[str, A
 
 def _count_and_sample(listing: Any, uris: tuple[str, ...]) -> tuple[int, bytes]:
     """Returns the number of photos and the bytes of one."""
-    from assets.photo_uris import open_places, read_uri
-    from assets.source_photos import iter_parquet_photos
-    from resources.catalogs import open_parquet
-    from resources.storage import Storage
+    from rid.assets.catalog.sources import iter_parquet_photos
+    from rid.assets.catalog.uris import open_places, read_uri
+    from rid.resources.catalogs import open_parquet
+    from rid.resources.storage import Storage
 
     base = Storage(listing.base)
     if not listing.files:
@@ -241,7 +241,7 @@ def describe(summary: DropSummary, request: ProtectionRequest) -> str:
 
 
 def _read_policy(file: Path | None) -> Any:
-    from models.policy import ProtectionPolicy
+    from rid.models.policy import ProtectionPolicy
 
     if file is None:
         return ProtectionPolicy()

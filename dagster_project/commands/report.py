@@ -5,20 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dagster_project import exit_codes
-from dagster_project.exit_codes import InvalidRequest
-from dagster_project.settings import WEIGHTS, registry
+from rid.dagster_project import exit_codes
+from rid.dagster_project.exit_codes import InvalidRequest
+from rid.dagster_project.settings import WEIGHTS, registry
 
 if TYPE_CHECKING:
-    from assets.drop_report import ReportRequest
-    from resources.dask_workers import WorkerSettings
+    from rid.assets.reports.drop_report import ReportRequest
+    from rid.resources.dask_workers import WorkerSettings
 
 DRAWS = 8
 
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """What is reported on; see `assets.drop_report.ReportRequest`.
+    """What is reported on; see `rid.assets.reports.drop_report.ReportRequest`.
 
     Attributes:
         drop: one drop, or None for each.
@@ -39,8 +39,8 @@ class ReportOptions:
 
 def report(target: str, options: ReportOptions, workers: WorkerSettings) -> int:
     """Runs the command and returns its exit code."""
-    from assets.drop_report import report_drop
-    from resources.dask_workers import Workers
+    from rid.assets.reports.drop_report import report_drop
+    from rid.resources.dask_workers import Workers
 
     requests = build_requests(target, options)
     with Workers(workers) as pool:
@@ -56,10 +56,10 @@ def build_requests(target: str, options: ReportOptions) -> list[ReportRequest]:
     Raises:
         ValueError: if nothing was published there, or the drop is unknown.
     """
-    from assets.drop_report import ReportRequest
-    from assets.verification import catalog_of, target_table
-    from resources.diffusion_sources import diffusion_sources
-    from resources.storage import Storage
+    from rid.assets.custody.verification import catalog_of, target_table
+    from rid.assets.reports.drop_report import ReportRequest
+    from rid.resources.diffusion_sources import diffusion_sources
+    from rid.resources.storage import Storage
 
     table, _ = target_table(target)
     drops = table.drops()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 
-from dagster_project import exit_codes
+from rid.dagster_project import exit_codes
 
 SHOWN = 50
 
 
 def verify(target: str, *, source: str | None, as_json: bool) -> int:
     """Runs the command and returns its exit code."""
-    from assets.verification import verify_target
+    from rid.assets.custody.verification import verify_target
 
     result = verify_target(target, source)
     if as_json:

@@ -1,6 +1,6 @@
 """Runs the demo.
 
-    python -m dagster_project.demo [FOLDER]
+    python -m rid.dagster_project.demo [FOLDER]
 
 Everything goes under FOLDER, by default `demo` here. A second run finds everything done and writes nothing new.
 """
@@ -14,11 +14,11 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from dagster_project.dagster_dev import write_local_instance
-from dagster_project.demo.places import DAGSTER, FILES, HOME, PIPELINES, SOURCE, STRIP
+from rid.dagster_project.dagster_dev import write_local_instance
+from rid.dagster_project.demo.places import DAGSTER, FILES, HOME, PIPELINES, SOURCE, STRIP
 
 if TYPE_CHECKING:
-    from dagster_project.demo.chain import Stage
+    from rid.dagster_project.demo.chain import Stage
 
 STRIP_PHOTO = "portraits/astronaut.jpg"
 
@@ -32,10 +32,10 @@ def main() -> None:
     folder: Path = options.folder.absolute()
     began = monotonic()
     _prepare(folder)
-    from dagster_project.demo.catalog import write_demo_photos
-    from dagster_project.demo.chain import DROP, DemoSettings, run_chain
-    from dagster_project.demo.pipelines import demo_pipelines
-    from resources.places import POLICY
+    from rid.dagster_project.demo.catalog import write_demo_photos
+    from rid.dagster_project.demo.chain import DROP, DemoSettings, run_chain
+    from rid.dagster_project.demo.pipelines import demo_pipelines
+    from rid.resources.places import POLICY
 
     settings = DemoSettings(4, 2, 30) if options.quick else DemoSettings()
     _set_policy(folder / HOME / POLICY, settings.budget_levels)
@@ -46,7 +46,7 @@ def main() -> None:
     _say("diffusion models", "trained epsilon and v_prediction" if trained else "there already", monotonic() - started)
     from dagster import DagsterInstance
 
-    from dagster_project.definitions import defs
+    from rid.dagster_project.definitions import defs
 
     with DagsterInstance.from_config(str(folder / DAGSTER)) as instance:
         stages = run_chain(defs(), instance, pipelines, settings, _say_stage)
@@ -79,11 +79,11 @@ def _set_policy(file: Path, budget_levels: int) -> None:
 
 def _protect_files(photos: Path, folder: Path) -> None:
     """The same photos as files, by the defender that ships: what `rid protect` does for a user."""
-    from assets.drop_run import run_drop
-    from dagster_project.commands.protect import build_request
-    from dagster_project.demo.pictures import write_strip
-    from dagster_project.settings import WEIGHTS
-    from resources.dask_workers import Workers, WorkerSettings
+    from rid.assets.protection.run import run_drop
+    from rid.dagster_project.commands.protect import build_request
+    from rid.dagster_project.demo.pictures import write_strip
+    from rid.dagster_project.settings import WEIGHTS
+    from rid.resources.dask_workers import Workers, WorkerSettings
 
     started = monotonic()
     request = build_request(
@@ -114,7 +114,7 @@ def _say(what: str, result: str, seconds: float) -> None:
 
 
 def _conclude(folder: Path, protected: Stage, seconds: float) -> None:
-    from dagster_project.demo.chain import DROP
+    from rid.dagster_project.demo.chain import DROP
 
     found: dict[str, Any] = protected.metadata
     reasons = ", ".join(f"{row.data['photos']} {row.data['reason']}" for row in found["quarantine"].records)

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from models.resampling import from_upright
+from rid.models.photo_files.resampling import from_upright
 
 ORIENTATION, DESCRIPTION, ARTIST, COPYRIGHT = 0x0112, 0x010E, 0x013B, 0x8298
 

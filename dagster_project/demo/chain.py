@@ -10,7 +10,7 @@ from typing import Any
 
 from dagster import AssetKey, DagsterInstance, Definitions
 
-from assets.partitions import DROPS
+from rid.assets.partitions import DROPS
 
 DROP = "studio"
 QUIET = {"loggers": {"console": {"config": {"log_level": "WARNING"}}}}

@@ -1,4 +1,4 @@
-"""Starts what an operator needs on one machine, with example drops: `python -m dagster_project.demo.dev [FOLDER]`.
+"""Starts what an operator needs on one machine, with example drops: `python -m rid.dagster_project.demo.dev [FOLDER]`.
 
 The web server and the daemon of Dagster with sensors and the schedule on, the reports on a web server of their own, and
 three drops in RID_SOURCE that the sensor notices. Everything lies under FOLDER, by default `demo`, and listens on
@@ -17,9 +17,9 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import FrameType
 
-from dagster_project.dagster_dev import HOST, DagsterDev, DagsterDevFailed, free_port
-from dagster_project.demo.catalog import demo_files
-from dagster_project.demo.places import DAGSTER, HOME, SOURCE
+from rid.dagster_project.dagster_dev import HOST, DagsterDev, DagsterDevFailed, free_port
+from rid.dagster_project.demo.catalog import demo_files
+from rid.dagster_project.demo.places import DAGSTER, HOME, SOURCE
 
 DROPS = {"portraits": ("portraits/",), "events": ("events/",), "studio": ("portraits/", "events/")}
 QUIET_SECONDS = "5"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from assets.photo_pairs import PhotoPair, upright_rgb
-from assets.report_pictures import jpeg, strip
+from rid.assets.reports.pairs import PhotoPair, upright_rgb
+from rid.assets.reports.pictures import jpeg, strip
 
 TILE = 360
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dagster_project.demo.catalog import photograph
-from training.embedded.architecture import finished_pipelines
-from training.embedded.crops import random_crops
+from rid.dagster_project.demo.catalog import photograph
+from rid.training.embedded.architecture import finished_pipelines
+from rid.training.embedded.crops import random_crops
 
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
 CROPS = 256
@@ -24,7 +24,7 @@ def demo_pipelines(folder: Path, steps: int) -> tuple[list[Path], bool]:
     found = finished_pipelines(folder)
     if found:
         return list(found.values()), False
-    from training.embedded.quick import build_quick_pipelines
+    from rid.training.embedded.quick import build_quick_pipelines
 
     crops = random_crops([np.asarray(photograph(name).convert("RGB")) for name in PHOTOGRAPHS], CROPS)
     made = build_quick_pipelines(folder, crops, autoencoder_steps=steps, denoiser_steps=steps)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from training.embedded.architecture import (
+from rid.training.embedded.architecture import (
     DONE,
     SIZES,
     PredictionType,
@@ -24,9 +24,9 @@ from training.embedded.architecture import (
     build_text_encoder,
     build_tokenizer,
 )
-from training.embedded.faces import CaptionedFaces
-from training.embedded.train_autoencoder import train_autoencoder
-from training.embedded.train_denoiser import TextToImage, train_denoiser
+from rid.training.embedded.faces import CaptionedFaces
+from rid.training.embedded.train_autoencoder import train_autoencoder
+from rid.training.embedded.train_denoiser import TextToImage, train_denoiser
 
 
 def build_quick_pipelines(

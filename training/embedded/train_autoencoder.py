@@ -1,6 +1,6 @@
 """Trains the embedded model's autoencoder.
 
-    python -m training.embedded.train_autoencoder --photos faces.parquet --out FOLDER --steps 3000
+    python -m rid.training.embedded.train_autoencoder --photos faces.parquet --out FOLDER --steps 3000
 
 The loss is L1 on pixels and on their horizontal and vertical differences (which keeps edges sharp without a
 perceptual network), plus a light KL term. `--init` continues from an earlier run.
@@ -20,11 +20,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.batches import pixels_to_signed
-from training.config import PRECISIONS, Precision
-from training.devices import autocast
-from training.embedded.architecture import SIZES, build_autoencoder
-from training.embedded.faces import load_faces
+from rid.training.batches import pixels_to_signed
+from rid.training.config import PRECISIONS, Precision
+from rid.training.devices import autocast
+from rid.training.embedded.architecture import SIZES, build_autoencoder
+from rid.training.embedded.faces import load_faces
 
 KL_WEIGHT = 1e-6
 HELD_OUT = 256

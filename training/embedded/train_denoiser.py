@@ -1,6 +1,6 @@
 """Trains the embedded model's text-conditioned denoiser, and with it the text encoder.
 
-    python -m training.embedded.train_denoiser --photos faces.parquet --vae FOLDER/vae --out FOLDER --steps 20000
+    python -m rid.training.embedded.train_denoiser --photos faces.parquet --vae FOLDER/vae --out FOLDER --steps 20000
 
 The latents of every photo are computed once. `--init PIPELINE` continues from a saved pipeline. `--text-from PIPELINE`
 takes that pipeline's text encoder and tokenizer as they are, frozen, so that several denoisers can share it.
@@ -25,10 +25,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training.batches import pixels_to_signed
-from training.config import PRECISIONS, Precision
-from training.devices import autocast
-from training.embedded.architecture import (
+from rid.training.batches import pixels_to_signed
+from rid.training.config import PRECISIONS, Precision
+from rid.training.devices import autocast
+from rid.training.embedded.architecture import (
     PROMPT_LENGTH,
     SIZES,
     build_denoiser,
@@ -37,7 +37,7 @@ from training.embedded.architecture import (
     build_tokenizer,
     save_pipeline,
 )
-from training.embedded.faces import CaptionedFaces, load_faces
+from rid.training.embedded.faces import CaptionedFaces, load_faces
 
 CAPTION_DROPOUT = 0.15
 EMA_DECAY = 0.999

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from training.personalization.config import PersonalizationConfig
-from training.personalization.dreambooth import dreambooth
-from training.personalization.inversion import invert
-from training.personalization.pipeline import TextToImage, draw
+from rid.training.personalization.config import PersonalizationConfig
+from rid.training.personalization.dreambooth import dreambooth
+from rid.training.personalization.inversion import invert
+from rid.training.personalization.pipeline import TextToImage, draw
 
 CLASS_SEED = 1_000_003
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from training.config import PRECISIONS, Precision
+from rid.training.config import PRECISIONS, Precision
 
 Method = Literal["dreambooth", "lora_textual_inversion", "textual_inversion"]
 

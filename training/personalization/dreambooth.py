@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.devices import autocast
-from training.personalization.config import PersonalizationConfig
-from training.personalization.pipeline import TextToImage
-from training.personalization.schedule import learning_rate_factor
+from rid.training.devices import autocast
+from rid.training.personalization.config import PersonalizationConfig
+from rid.training.personalization.pipeline import TextToImage
+from rid.training.personalization.schedule import learning_rate_factor
 
 WEIGHT_DECAY = 1e-2
 GRADIENT_CLIP = 1.0

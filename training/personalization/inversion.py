@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from training.devices import autocast
-from training.personalization.config import PersonalizationConfig
-from training.personalization.dreambooth import GRADIENT_CLIP, WEIGHT_DECAY, turns
-from training.personalization.new_token import add_token
-from training.personalization.pipeline import TextToImage
-from training.personalization.schedule import learning_rate_factor
+from rid.training.devices import autocast
+from rid.training.personalization.config import PersonalizationConfig
+from rid.training.personalization.dreambooth import GRADIENT_CLIP, WEIGHT_DECAY, turns
+from rid.training.personalization.new_token import add_token
+from rid.training.personalization.pipeline import TextToImage
+from rid.training.personalization.schedule import learning_rate_factor
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 

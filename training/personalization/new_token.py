@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from training.personalization.pipeline import TextToImage
+from rid.training.personalization.pipeline import TextToImage
 
 
 @dataclass(frozen=True)

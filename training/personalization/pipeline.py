@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.frozen_diffusion import NoiseSchedule
-from training.batches import pixels_to_signed
+from rid.models.frozen_diffusion import NoiseSchedule
+from rid.training.batches import pixels_to_signed
 
 GUIDANCE = 3.0
 SAMPLER_STEPS = 25

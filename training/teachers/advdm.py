@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from models.frozen_diffusion import FrozenDiffusion
-from training.teachers.pgd import Sample, Teacher
+from rid.models.frozen_diffusion import FrozenDiffusion
+from rid.training.teachers.pgd import Sample, Teacher
 
 
 class AdvDM(Teacher):

@@ -12,12 +12,12 @@ from typing import cast
 
 from torch import Tensor
 
-from models.frozen_diffusion import FrozenDiffusion
-from training.teachers.advdm import AdvDM
-from training.teachers.config import TeacherConfig
-from training.teachers.options import AsplOptions
-from training.teachers.pgd import Ascent
-from training.teachers.surrogate import Lesson, Surrogate, Weights, packed_weights, unpacked_weights
+from rid.models.frozen_diffusion import FrozenDiffusion
+from rid.training.teachers.advdm import AdvDM
+from rid.training.teachers.config import TeacherConfig
+from rid.training.teachers.options import AsplOptions
+from rid.training.teachers.pgd import Ascent
+from rid.training.teachers.surrogate import Lesson, Surrogate, Weights, packed_weights, unpacked_weights
 
 
 class Aspl(AdvDM):

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from models.budget import check_budget
-from training.config import canonical_digest
-from training.teachers.options import METHODS, OPTIONS, SET_WISE, Options
+from rid.models.budget import check_budget
+from rid.training.config import canonical_digest
+from rid.training.teachers.options import METHODS, OPTIONS, SET_WISE, Options
 
 PROMPT = " "  # the method's
 PERSON_PROMPT = "photo of sks person"  # what a personaliser teaches a model

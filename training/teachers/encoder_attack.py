@@ -11,12 +11,12 @@ from typing import cast
 
 from torch import Tensor
 
-from models.frozen_diffusion import FrozenDiffusion
-from training.teachers.config import TeacherConfig
-from training.teachers.options import EncoderOptions
-from training.teachers.pgd import Sample, Teacher
-from training.teachers.photos import Photos
-from training.teachers.targets import LatentDisplacement
+from rid.models.frozen_diffusion import FrozenDiffusion
+from rid.training.teachers.config import TeacherConfig
+from rid.training.teachers.options import EncoderOptions
+from rid.training.teachers.pgd import Sample, Teacher
+from rid.training.teachers.photos import Photos
+from rid.training.teachers.targets import LatentDisplacement
 
 
 class EncoderAttack(Teacher):

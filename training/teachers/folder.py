@@ -1,4 +1,4 @@
-"""Perturbations of photos in memory, kept in a local folder: what `python -m training` uses.
+"""Perturbations of photos in memory, kept in a local folder: what `python -m rid.training` uses.
 
 M photos, S side.
 """
@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from models.frozen_diffusion import FrozenDiffusion
-from training.config import canonical_digest
-from training.photo_set import in_share
-from training.teachers.checkpoint import CheckpointFile
-from training.teachers.config import TeacherConfig
-from training.teachers.methods import perturb_units
-from training.teachers.pgd import Progress
-from training.teachers.units import Unit, person_units, run_name
+from rid.models.frozen_diffusion import FrozenDiffusion
+from rid.training.config import canonical_digest
+from rid.training.photo_set import in_share
+from rid.training.teachers.checkpoint import CheckpointFile
+from rid.training.teachers.config import TeacherConfig
+from rid.training.teachers.methods import perturb_units
+from rid.training.teachers.pgd import Progress
+from rid.training.teachers.units import Unit, person_units, run_name
 
 TASK_PHOTOS = 16
 

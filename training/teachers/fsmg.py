@@ -13,12 +13,12 @@ from typing import cast
 
 from torch import Tensor
 
-from models.frozen_diffusion import FrozenDiffusion
-from training.teachers.advdm import AdvDM
-from training.teachers.config import TeacherConfig
-from training.teachers.options import SurrogateOptions
-from training.teachers.photos import Photos
-from training.teachers.surrogate import Lesson, Surrogate, packed_weights, unpacked_weights
+from rid.models.frozen_diffusion import FrozenDiffusion
+from rid.training.teachers.advdm import AdvDM
+from rid.training.teachers.config import TeacherConfig
+from rid.training.teachers.options import SurrogateOptions
+from rid.training.teachers.photos import Photos
+from rid.training.teachers.surrogate import Lesson, Surrogate, packed_weights, unpacked_weights
 
 
 class Fsmg(AdvDM):

@@ -18,15 +18,15 @@ from typing import cast
 
 from torch import Tensor
 
-from models.frozen_diffusion import FrozenDiffusion
-from training.noise import StepNoise
-from training.teachers.advdm import AdvDM
-from training.teachers.config import TeacherConfig
-from training.teachers.options import MetaCloakOptions
-from training.teachers.pgd import Ascent
-from training.teachers.photos import Photos
-from training.teachers.surrogate import Lesson, Surrogate, Weights, packed_weights, unpacked_weights
-from training.teachers.transforms import random_transform
+from rid.models.frozen_diffusion import FrozenDiffusion
+from rid.training.noise import StepNoise
+from rid.training.teachers.advdm import AdvDM
+from rid.training.teachers.config import TeacherConfig
+from rid.training.teachers.options import MetaCloakOptions
+from rid.training.teachers.pgd import Ascent
+from rid.training.teachers.photos import Photos
+from rid.training.teachers.surrogate import Lesson, Surrogate, Weights, packed_weights, unpacked_weights
+from rid.training.teachers.transforms import random_transform
 
 
 class MetaCloak(AdvDM):

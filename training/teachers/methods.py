@@ -7,19 +7,19 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from models.frozen_diffusion import FrozenDiffusion
-from training.teachers.advdm import AdvDM
-from training.teachers.aspl import Aspl
-from training.teachers.checkpoint import CheckpointStore
-from training.teachers.config import TeacherConfig
-from training.teachers.encoder_attack import EncoderAttack
-from training.teachers.fsmg import Fsmg
-from training.teachers.metacloak import MetaCloak
-from training.teachers.mist import Mist
-from training.teachers.pgd import Progress, Teacher, run_teacher
-from training.teachers.sds import SdsMinus, SdsPlus
-from training.teachers.simac import Simac
-from training.teachers.units import Unit
+from rid.models.frozen_diffusion import FrozenDiffusion
+from rid.training.teachers.advdm import AdvDM
+from rid.training.teachers.aspl import Aspl
+from rid.training.teachers.checkpoint import CheckpointStore
+from rid.training.teachers.config import TeacherConfig
+from rid.training.teachers.encoder_attack import EncoderAttack
+from rid.training.teachers.fsmg import Fsmg
+from rid.training.teachers.metacloak import MetaCloak
+from rid.training.teachers.mist import Mist
+from rid.training.teachers.pgd import Progress, Teacher, run_teacher
+from rid.training.teachers.sds import SdsMinus, SdsPlus
+from rid.training.teachers.simac import Simac
+from rid.training.teachers.units import Unit
 
 TEACHERS: dict[str, type[Teacher]] = {
     "advdm": AdvDM,

@@ -12,13 +12,13 @@ from typing import cast
 
 from torch import Tensor
 
-from models.frozen_diffusion import FrozenDiffusion
-from training.teachers.advdm import AdvDM
-from training.teachers.config import TeacherConfig
-from training.teachers.options import MistOptions
-from training.teachers.pgd import Sample
-from training.teachers.photos import Photos
-from training.teachers.targets import LatentDisplacement
+from rid.models.frozen_diffusion import FrozenDiffusion
+from rid.training.teachers.advdm import AdvDM
+from rid.training.teachers.config import TeacherConfig
+from rid.training.teachers.options import MistOptions
+from rid.training.teachers.pgd import Sample
+from rid.training.teachers.photos import Photos
+from rid.training.teachers.targets import LatentDisplacement
 
 
 class Mist(AdvDM):

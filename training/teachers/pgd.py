@@ -18,11 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.frozen_diffusion import FrozenDiffusion
-from training.noise import StepNoise
-from training.teachers.checkpoint import CheckpointPace, CheckpointStore, pack, unpack
-from training.teachers.config import TeacherConfig
-from training.teachers.photos import Photos
+from rid.models.frozen_diffusion import FrozenDiffusion
+from rid.training.noise import StepNoise
+from rid.training.teachers.checkpoint import CheckpointPace, CheckpointStore, pack, unpack
+from rid.training.teachers.config import TeacherConfig
+from rid.training.teachers.photos import Photos
 
 # Without it the gradients of a float16 U-Net, a mean over tens of thousands of elements, fall below its range.
 GRADIENT_SCALE = 2.0**12

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.budget import levels_to_signed
-from training.noise import StepNoise
+from rid.models.budget import levels_to_signed
+from rid.training.noise import StepNoise
 
 
 @dataclass(frozen=True)

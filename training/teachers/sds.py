@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from training.adv_sds import adv_sds_weight
-from training.teachers.pgd import Sample, Teacher
+from rid.training.adv_sds import adv_sds_weight
+from rid.training.teachers.pgd import Sample, Teacher
 
 
 class SdsPlus(Teacher):

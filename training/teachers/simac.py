@@ -18,15 +18,15 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from models.frozen_diffusion import FrozenDiffusion
-from training.noise import StepNoise
-from training.teachers.advdm import diffusion_loss
-from training.teachers.aspl import Aspl
-from training.teachers.config import TeacherConfig
-from training.teachers.options import SimacOptions
-from training.teachers.pgd import Sample, encode_clean
-from training.teachers.photos import Photos
-from training.teachers.timestep_search import informative_timesteps
+from rid.models.frozen_diffusion import FrozenDiffusion
+from rid.training.noise import StepNoise
+from rid.training.teachers.advdm import diffusion_loss
+from rid.training.teachers.aspl import Aspl
+from rid.training.teachers.config import TeacherConfig
+from rid.training.teachers.options import SimacOptions
+from rid.training.teachers.pgd import Sample, encode_clean
+from rid.training.teachers.photos import Photos
+from rid.training.teachers.timestep_search import informative_timesteps
 
 SEARCHED = "timesteps."
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from models.frozen_diffusion import FrozenDiffusion
-from training.teachers.options import SurrogateOptions
-from training.teachers.pgd import encode
-from training.teachers.photos import Photos
+from rid.models.frozen_diffusion import FrozenDiffusion
+from rid.training.teachers.options import SurrogateOptions
+from rid.training.teachers.pgd import encode
+from rid.training.teachers.photos import Photos
 
 WEIGHT_DECAY = 1e-2
 Weights = Mapping[str, Tensor]

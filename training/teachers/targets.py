@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from models.frozen_diffusion import FrozenDiffusion
-from training.teachers.pgd import Sample, encode, encode_clean
-from training.teachers.photos import Photos
+from rid.models.frozen_diffusion import FrozenDiffusion
+from rid.training.teachers.pgd import Sample, encode, encode_clean
+from rid.training.teachers.photos import Photos
 
 PERIOD = 16  # pixels at native resolution: two cells of an f=8 autoencoder
 

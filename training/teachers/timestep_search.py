@@ -8,11 +8,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.frozen_diffusion import FrozenDiffusion
-from training.teachers.advdm import diffusion_loss
-from training.teachers.options import SimacOptions
-from training.teachers.pgd import GRADIENT_SCALE, encode
-from training.teachers.photos import Photos
+from rid.models.frozen_diffusion import FrozenDiffusion
+from rid.training.teachers.advdm import diffusion_loss
+from rid.training.teachers.options import SimacOptions
+from rid.training.teachers.pgd import GRADIENT_SCALE, encode
+from rid.training.teachers.photos import Photos
 
 
 def informative_timesteps(

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.differentiable_jpeg import jpeg_round_trip
-from training.noise import StepNoise
-from training.teachers.options import MetaCloakOptions
+from rid.training.differentiable_jpeg import jpeg_round_trip
+from rid.training.noise import StepNoise
+from rid.training.teachers.options import MetaCloakOptions
 
 
 def random_transform(image: Tensor, options: MetaCloakOptions, noise: StepNoise) -> Tensor:

@@ -1,0 +1,374 @@
+"""Builds the catalog of a drop: one row a photo, with its sha256 and what its header says.
+
+A row whose listing identity (size and ETag or mtime) is that of the previous catalog keeps its recorded sha256; the
+rest is read on workers, in batches of BATCH photos or one Parquet row group. Rows of a listing come in order of key,
+rows of Parquet in source order. A photo named by a `uri` column has an identity of its own that no listing gives, so
+such rows are always read again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rid.assets.catalog.names import NameFault, name_faults
+from rid.assets.catalog.sidecars import mark_sidecar_names, match_sidecars, read_sidecars
+from rid.assets.catalog.sources import InputChanged, iter_parquet_photos, row_digest
+from rid.assets.catalog.uris import UriNotAllowed, open_places, read_uri
+from rid.models.photo_files.images import PhotoRefused, mark_of, read_header
+from rid.models.policy import ProtectionPolicy
+from rid.models.protector_process import place_of
+from rid.resources.catalogs import SourceListing, list_source, named, open_parquet, parquet_layout
+from rid.resources.dask_workers import Workers, WorkerSettings
+from rid.resources.mapped_tables import filter_table, iter_values, map_table, sort_table
+from rid.resources.schemas import CATALOG, Reason
+from rid.resources.storage import FileEntry, Storage, StorageUrlError
+
+BATCH = 256  # photos an index task
+FEW = 16  # photos that are not worth starting workers for
+HASH_CHUNK = 2**20
+NAME_REASONS = (Reason.UNSAFE_NAME.value, Reason.NAME_COLLISION.value)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class IndexTask:
+    """Photos to read: `photos` of a listing, or one row group of a Parquet file.
+
+    Attributes:
+        source_url: the drop's source.
+        policy_json: the policy whose limits the header is held against.
+        photos: for a listing: (path, size, identity, paths of the sidecars).
+        parquet_path: for Parquet, the file relative to the source.
+        identity: of that file.
+        row_group: of that file.
+        places: where photos that a `uri` column names may lie.
+    """
+
+    source_url: str
+    policy_json: str
+    photos: tuple[tuple[str, int, str, tuple[str, ...]], ...] = ()
+    parquet_path: str | None = None
+    identity: str = ""
+    row_group: int = 0
+    places: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PhotoIndex:
+    """The rows of a drop, and what the listing says beside them.
+
+    Attributes:
+        rows: in the CATALOG schema.
+        listing: the source as listed.
+        policy_digest: of the policy whose limits the headers were held against.
+        ignored: files of the source that are neither photos nor sidecars of photos.
+        hashed: photos that had to be read.
+        unchanged: whether the rows are those of the previous catalog.
+    """
+
+    rows: pa.Table
+    listing: SourceListing
+    policy_digest: str
+    ignored: int
+    hashed: int = 0
+    unchanged: bool = False
+
+
+def index_photos(task: IndexTask) -> pa.Table:
+    """Reads the photos of a task and returns their rows in the CATALOG schema; runs on a worker.
+
+    Raises:
+        InputChanged: if a listed file is gone.
+        OSError: for faults of the storage, which the caller repeats.
+    """
+    rows = _file_rows(task) if task.parquet_path is None else _parquet_rows(task)
+    return pa.Table.from_pylist(list(rows), schema=CATALOG)
+
+
+def index_source(
+    source_url: str,
+    workers: Workers,
+    *,
+    policy: ProtectionPolicy | None = None,
+    previous: pa.Table | None = None,
+    rehash: bool = False,
+    taken: tuple[str, ...] = (),
+    uris: tuple[str, ...] = (),
+    sidecars: bool = False,
+    progress: Callable[[int], None] = lambda _: None,
+) -> PhotoIndex:
+    """Lists a source and returns a row for each of its photos.
+
+    Args:
+        source_url: a folder, a prefix, a Parquet file or a folder of Parquet files.
+        workers: where unknown photos are read; not started if there are none.
+        policy: limits for the header check; the default policy if None.
+        previous: rows of the drop's last catalog; unchanged ones are not read again.
+        rehash: reads everything again.
+        taken: names that other drops have published in the same target.
+        uris: prefixes under which a `uri` column may name photos, beside the source's own place.
+        sidecars: whether XMP files beside photos go along with them.
+        progress: called with the number of photos read since the last call.
+
+    Raises:
+        ValueError: if the source holds no photos or has columns that cannot be carried.
+    """
+    listing = list_source(source_url)
+    known = None if rehash else previous
+    limits = policy or ProtectionPolicy()
+    policy_json = limits.to_json()
+    beside = match_sidecars(listing.files, listing.sidecars if sidecars else ())
+    if listing.kind == "files":
+        kept, tasks = _plan_files(listing, policy_json, known, beside)
+    else:
+        kept, tasks = _plan_parquet(listing, policy_json, known, open_places(listing.base, uris))
+    found = _read(tasks, workers, progress)
+    rows = _in_order(map_table(chain([kept], found), CATALOG), listing.kind)
+    hashed = rows.num_rows - kept.num_rows
+    if listing.kind == "parquet" and hashed:
+        rows = _with_unique_keys(rows)
+    if not rows.num_rows:
+        raise ValueError(
+            f"{source_url} holds no photos: give a folder or prefix with images, or Parquet with an image column"
+        )
+    marked = mark_sidecar_names(_mark_names(rows, taken), taken) if listing.kind == "files" else rows
+    unchanged = known is not None and marked.equals(_in_order(known, listing.kind))
+    used = {entry.path for entries in beside.values() for entry in entries}
+    ignored = listing.ignored + len(listing.sidecars) - len(used)
+    return PhotoIndex(marked, listing, limits.digest(), ignored, hashed, unchanged)
+
+
+def _read(tasks: list[IndexTask], workers: Workers, progress: Callable[[int], None]) -> Iterator[pa.Table]:
+    """Yields the rows of tasks as they finish."""
+    few = len(tasks) == 1 and 0 < len(tasks[0].photos) <= FEW
+    place = Workers(WorkerSettings(n_workers=0)) if few else workers
+    for done in place.run(index_photos, tasks, prefix="index", expected=len(tasks)):
+        found = done.result if done.result is not None else _isolate(done.task, workers)
+        progress(found.num_rows)
+        yield found
+
+
+def _isolate(task: IndexTask, workers: Workers) -> pa.Table:
+    """Reads the photos of a task one by one, after a worker died with it; those that kill a worker again are rows.
+
+    Raises:
+        ValueError: for a row group of Parquet, which cannot be read in parts.
+    """
+    if task.parquet_path is not None:
+        raise ValueError(
+            f"row group {task.row_group} of {task.parquet_path} kills workers that read it: look at it, or replace it"
+        )
+    source = Storage(task.source_url)
+    tables = []
+    singles = [replace(task, photos=(photo,)) for photo in task.photos]
+    for done in workers.run(index_photos, singles, prefix="index", expected=len(singles), alone=True):
+        if done.result is not None:
+            tables.append(done.result)
+            continue
+        ((path, size, identity, _),) = done.task.photos
+        key = printable(path)
+        row = {"key": key, "source_uri": source.uri(key), "identity": identity, "bytes_in": size}
+        row |= {"reason": Reason.WORKER_KILLED.value, "detail": "a worker died while it read this photo's header"}
+        tables.append(pa.Table.from_pylist([row], schema=CATALOG))
+    return pa.concat_tables(tables)
+
+
+def _plan_files(
+    listing: SourceListing, policy_json: str, known: pa.Table | None, beside: dict[str, tuple[FileEntry, ...]]
+) -> tuple[pa.Table, list[IndexTask]]:
+    """Splits listed files into rows that are known already and tasks for the rest."""
+    recorded: dict[str, tuple[int, str]] = {}
+    if known is not None:
+        columns = (known.column(name).to_pylist() for name in ("source_uri", "identity", "input_sha256", "sidecars"))
+        recorded = {
+            uri: (i, identity)
+            for i, (uri, identity, sha, sidecars) in enumerate(zip(*columns, strict=True))
+            if sha and all(sidecar["sha256"] for sidecar in sidecars or ())
+        }
+    keep: list[int] = []
+    fresh: list[tuple[str, int, str, tuple[str, ...]]] = []
+    for entry in listing.files:
+        own = beside.get(entry.path, ())
+        state = "+".join([entry.identity, *(f"{sidecar.path}-{sidecar.identity}" for sidecar in own)])
+        position, identity = recorded.get(f"{listing.base}/{printable(entry.path)}", (-1, ""))
+        if position >= 0 and identity == state:
+            keep.append(position)
+        else:
+            fresh.append((entry.path, entry.size, state, tuple(sidecar.path for sidecar in own)))
+    tasks = [IndexTask(listing.base, policy_json, tuple(fresh[i : i + BATCH])) for i in range(0, len(fresh), BATCH)]
+    kept = known.take(pa.array(keep, pa.int64())) if known is not None and keep else CATALOG.empty_table()
+    return kept, tasks
+
+
+def _plan_parquet(
+    listing: SourceListing, policy_json: str, known: pa.Table | None, places: tuple[str, ...]
+) -> tuple[pa.Table, list[IndexTask]]:
+    """Splits Parquet files into those whose rows are known already and tasks, a row group each, for the rest."""
+    base = Storage(listing.base)
+    recorded: dict[str, set[str]] = {}
+    if known is not None:
+        files = known.group_by(["source_uri", "identity"]).aggregate([])
+        for uri, identity in zip(*(files.column(name).to_pylist() for name in files.column_names), strict=True):
+            recorded.setdefault(uri, set()).add(identity)
+    assert listing.layout is not None, "a Parquet listing has a layout"
+    keep: list[str] = []
+    tasks: list[IndexTask] = []
+    for entry in listing.files:
+        uri = base.uri(entry.path)
+        if listing.layout.kind != "uri" and recorded.get(uri) == {entry.identity}:
+            keep.append(uri)
+            continue
+        with base.open(entry.path) as file:
+            groups = open_parquet(file).metadata.num_row_groups
+        tasks += [
+            IndexTask(listing.base, policy_json, (), entry.path, entry.identity, group, places)
+            for group in range(groups)
+        ]
+    if known is None or not keep:
+        return CATALOG.empty_table(), tasks
+    return filter_table(known, pc.is_in(known.column("source_uri"), pa.array(keep))), tasks
+
+
+def _file_rows(task: IndexTask) -> Iterator[dict[str, Any]]:
+    """Rows of photos that are files of their own."""
+    policy = ProtectionPolicy.from_json(task.policy_json)
+    source = Storage(task.source_url)
+    for path, size, identity, sidecars in task.photos:
+        key = printable(path)
+        row = {"key": key, "source_uri": source.uri(key), "identity": identity, "bytes_in": size}
+        if key == path:
+            yield row | _read_photo(source, key, size, policy) | {"sidecars": read_sidecars(source, sidecars)}
+        else:
+            yield row | {"reason": Reason.UNSAFE_NAME.value, "detail": "the name is not UTF-8"}
+
+
+def printable(path: str) -> str:
+    """A file name as text; bytes that are not UTF-8 are written out, and such a file is never read."""
+    return path.encode("utf-8", "backslashreplace").decode()
+
+
+def _parquet_rows(task: IndexTask) -> Iterator[dict[str, Any]]:
+    """Rows of one row group."""
+    policy = ProtectionPolicy.from_json(task.policy_json)
+    source = Storage(task.source_url)
+    assert task.parquet_path is not None, "the caller looked"
+    with source.open(task.parquet_path) as file, named(source.uri(task.parquet_path)):
+        layout = parquet_layout(open_parquet(file).schema_arrow)
+        for position, name, data, uri, columns in iter_parquet_photos(file, task.row_group, layout):
+            key = name or f"{task.parquet_path}/{task.row_group}/{position}"
+            row = {
+                "key": key,
+                "source_uri": source.uri(task.parquet_path),
+                "row_group": task.row_group,
+                "row_in_group": position,
+                "identity": task.identity,
+                "bytes_in": len(data) if data is not None else 0,
+                "columns_sha256": row_digest(columns) if columns is not None else None,
+            }
+            yield row | _describe_row(data, uri, key, policy, task.places)
+
+
+def _describe_row(
+    data: bytes | None, uri: str | None, key: str, policy: ProtectionPolicy, places: tuple[str, ...]
+) -> dict[str, Any]:
+    if data is None and uri is not None:
+        try:
+            data = read_uri(uri, places)
+        except UriNotAllowed as error:
+            return {"reason": Reason.URI_NOT_ALLOWED.value, "detail": str(error)}
+        except (StorageUrlError, FileNotFoundError, PermissionError) as error:
+            return {"reason": Reason.UNREADABLE.value, "detail": f"the URI cannot be read: {type(error).__name__}"}
+        return {"bytes_in": len(data)} | describe(data, key, policy)
+    if data is None:
+        return {"reason": Reason.EMPTY.value, "detail": "the row has no image"}
+    return describe(data, key, policy)
+
+
+def _with_unique_keys(rows: pa.Table) -> pa.Table:
+    """Gives every later row of a repeated key a numbered one, in source order: names in Parquet need not be unique."""
+    column = rows.column("key")
+    hashes = np.fromiter(map(hash, iter_values(column)), np.int64, rows.num_rows)
+    if len(np.unique(hashes)) == rows.num_rows:
+        return rows
+    used: set[str] = set()
+    repeats: Counter[str] = Counter()
+    keys = []
+    for name in iter_values(column):
+        key = name
+        while key in used:
+            repeats[name] += 1
+            key = f"{name}#{repeats[name] + 1}"
+        used.add(key)
+        keys.append(key)
+    return rows.set_column(0, CATALOG.field("key"), pa.array(keys, pa.string()))
+
+
+def _read_photo(source: Storage, key: str, size: int, policy: ProtectionPolicy) -> dict[str, Any]:
+    """Hashes one file and checks its header; a file over the size limit is hashed without being held in memory."""
+    try:
+        if size > policy.max_bytes:
+            return {"input_sha256": _hash_stream(source, key), "reason": "too_large", "detail": f"{size} bytes"}
+        data = source.read_bytes(key)
+    except FileNotFoundError as error:
+        raise InputChanged("a listed photo is gone") from error
+    except PermissionError:
+        return {"reason": Reason.UNREADABLE.value, "detail": "the file may not be read"}
+    return describe(data, key, policy)
+
+
+def describe(data: bytes, key: str, policy: ProtectionPolicy) -> dict[str, Any]:
+    """The catalog columns that a photo's bytes decide."""
+    row: dict[str, Any] = {"input_sha256": hashlib.sha256(data).hexdigest()}
+    try:
+        header = read_header(data, policy, key)
+        mark = mark_of(data)
+    except PhotoRefused as refusal:
+        return row | {"reason": refusal.reason, "detail": refusal.detail}
+    except MemoryError:
+        return row | {"reason": Reason.OUT_OF_MEMORY.value, "detail": "its header asks for more memory than there is"}
+    except Exception as error:
+        log.error("the header of a photo could not be read: %s at %s", type(error).__name__, place_of(error))
+        return row | {"reason": Reason.INTERNAL_ERROR.value, "detail": f"{type(error).__name__} in the reader"}
+    row["mark"] = mark.pixels_sha256 if mark is not None else None
+    return row | {"format": header.format, "width": header.width, "height": header.height}
+
+
+def _hash_stream(source: Storage, key: str) -> str:
+    digest = hashlib.sha256()
+    with source.open(key) as file:
+        while chunk := file.read(HASH_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _mark_names(rows: pa.Table, taken: tuple[str, ...]) -> pa.Table:
+    """Sets the reason of rows whose name is unsafe or collides; a stale one of an earlier listing is removed."""
+    faults: dict[int, NameFault] = name_faults(rows.column("key").to_pylist(), taken)
+    reasons = rows.column("reason").to_pylist()
+    stale = [i for i, reason in enumerate(reasons) if reason in NAME_REASONS and i not in faults]
+    if not faults and not stale:
+        return rows
+    details = rows.column("detail").to_pylist()
+    for i in stale:
+        reasons[i] = details[i] = None
+    for i, fault in faults.items():
+        reasons[i], details[i] = fault.reason.value, fault.detail
+    for name, values in (("reason", reasons), ("detail", details)):
+        rows = rows.set_column(rows.schema.get_field_index(name), CATALOG.field(name), pa.array(values, pa.string()))
+    return rows
+
+
+def _in_order(rows: pa.Table, kind: str) -> pa.Table:
+    columns = ["key"] if kind == "files" else ["source_uri", "row_group", "row_in_group"]
+    return sort_table(rows, columns)

@@ -1,0 +1,1 @@
+"""What was published is proven, and removed where it is asked for."""

@@ -1,0 +1,55 @@
+"""Removes what training keeps of a drop's photos: squares, perturbations and unfinished trainings.
+
+None of it says which photo of the drop it came from, so that all of the drop's goes; it is made again when it is
+needed. A defender that has learned from a photo holds none, and stays.
+"""
+
+from __future__ import annotations
+
+import json
+
+from rid.assets.teaching.training_run import PHOTOS, SAMPLES, STATE
+from rid.resources.storage import Storage
+from rid.training.teachers.units import Unit
+
+
+def forget_training(home: str, drop: str) -> int:
+    """Removes a drop's part of every teacher's cache and all unfinished trainings; returns the number of files.
+
+    Args:
+        home: RID_HOME.
+        drop: its name.
+    """
+    caches = Storage(home).child("perturbations")
+    deleted = sum(_forget_in_cache(caches.child(name), drop) for name in _folders(caches))
+    runs = Storage(home).child("training")
+    return deleted + sum(
+        _delete(runs, f"{name}/{file}") for name in _folders(runs) for file in (PHOTOS, STATE, SAMPLES)
+    )
+
+
+def _forget_in_cache(cache: Storage, drop: str) -> int:
+    """Removes what belongs to the drop alone, and what no drop has finished with."""
+    files = [entry.path for entry in cache.list_files()]
+    indices = {path: _units(cache, path) for path in files if path.startswith("drops/")}
+    own = [path for path in indices if path.startswith(f"drops/{drop}/")]
+    others = {unit for path, units in indices.items() if path not in own for unit in units}
+    kept = {f"perturbations/{unit.address}.npy" for unit in others}
+    kept |= {f"photos/{digest}.npy" for unit in others for digest in unit.photos}
+    kept |= indices.keys() - set(own)
+    return sum(_delete(cache, path) for path in files if path not in kept)
+
+
+def _units(cache: Storage, index: str) -> set[Unit]:
+    return {Unit(tuple(photos)) for photos in json.loads(cache.read_bytes(index))["units"]}
+
+
+def _delete(storage: Storage, path: str) -> int:
+    if not storage.exists(path):
+        return 0
+    storage.delete(path)
+    return 1
+
+
+def _folders(storage: Storage) -> list[str]:
+    return sorted({entry.path.partition("/")[0] for entry in storage.list_files()}) if storage.is_folder() else []

@@ -1,0 +1,159 @@
+"""Checks what a run has written to a table, a shard a task: what workers run, and what it adds up to.
+
+The photos are read back from storage: hashed, counted, measured against their originals where the format is lossless,
+and for a sample of them the metadata is compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from rid.assets.catalog.plan import read_shards
+from rid.assets.catalog.rows import CatalogRows
+from rid.assets.catalog.sources import read_original
+from rid.assets.custody.kept_metadata import compare_metadata
+from rid.assets.custody.verification import DropCheck, Verification
+from rid.assets.protection.shards.carried_rows import image_bytes
+from rid.resources.catalogs import open_parquet
+from rid.resources.commits import ProtectedTable, ShardFile
+from rid.resources.schemas import CATALOG, Status
+from rid.resources.storage import Storage
+
+COLUMNS = ("key", "status", "flags", "linf_levels", "budget_levels", "psnr", "ssim")
+
+
+@dataclass(frozen=True)
+class VerifyTask:
+    """One shard file to read back.
+
+    Attributes:
+        table_url: its table.
+        drop: its drop.
+        path: the file, relative to the table.
+        rows: photos that were committed with it.
+        catalog_url: the drop's catalog.
+        shard: its number in it; None if it was made of an earlier catalog, whose originals are unknown.
+        sample: photos whose metadata is compared, at most.
+    """
+
+    table_url: str
+    drop: str
+    path: str
+    rows: int
+    catalog_url: str
+    shard: int | None
+    sample: int
+
+
+@dataclass
+class Verified:
+    """What was found, of one shard or of several.
+
+    Attributes:
+        shards: number of files.
+        statuses: rows that were read, by status.
+        published: photos that were hashed.
+        findings: what is not as recorded, by kind; see `rid.assets.custody.verification.Finding`.
+        budgets_measured: lossless photos whose budget was measured again.
+        over_budget: photos whose recorded change is zero or above the budget.
+        metadata_compared: photos whose metadata was compared.
+        metadata_lost: photos that lack a kind of metadata, by kind.
+        leaking: photos with a thumbnail.
+        psnr: of the protected photos, dB.
+        ssim: of the same.
+    """
+
+    shards: int = 0
+    statuses: Counter[str] = field(default_factory=Counter)
+    published: int = 0
+    findings: Counter[str] = field(default_factory=Counter)
+    budgets_measured: int = 0
+    over_budget: int = 0
+    metadata_compared: int = 0
+    metadata_lost: Counter[str] = field(default_factory=Counter)
+    leaking: int = 0
+    psnr: list[float] = field(default_factory=list)
+    ssim: list[float] = field(default_factory=list)
+
+    def add(self, other: Verified) -> None:
+        """Adds what was found of other shards."""
+        for name, value in vars(other).items():
+            mine = getattr(self, name)
+            if isinstance(mine, Counter):
+                mine.update(value)
+            elif isinstance(mine, list):
+                mine.extend(value)
+            else:
+                setattr(self, name, mine + value)
+
+
+def verify_shard(task: VerifyTask) -> Verified:
+    """Reads one shard file back; runs on a worker.
+
+    Raises:
+        OSError: for faults of the storage, which the caller repeats.
+    """
+    table, result = ProtectedTable(task.table_url), Verification()
+    originals = CatalogRows(_rows_of(task))
+    DropCheck(table, Storage(task.table_url), "table", task.drop, result, originals).shard(
+        ShardFile(task.path, 0, task.rows)
+    )
+    verified = Verified(
+        shards=1,
+        published=result.published,
+        findings=Counter(finding.kind for finding in result.findings),
+        budgets_measured=result.budgets_checked,
+    )
+    if "missing" not in verified.findings and "changed" not in verified.findings:
+        _look(table, task, originals, verified)
+    return verified
+
+
+def _rows_of(task: VerifyTask) -> pa.Table:
+    """The catalog's rows of the shard; none where the drop's plan has changed since."""
+    if task.shard is None:
+        return CATALOG.empty_table()
+    ((_, rows),) = read_shards(task.catalog_url, wanted=[task.shard])
+    return rows
+
+
+def _look(table: ProtectedTable, task: VerifyTask, originals: CatalogRows, verified: Verified) -> None:
+    """Adds what the receipts say of the look, and compares the metadata of a sample."""
+    rows = [dict(zip(COLUMNS, row, strict=True)) for row in table.read_shard(task.path, COLUMNS)]
+    verified.statuses.update(row["status"] for row in rows)
+    protected = [row for row in rows if row["status"] == Status.PROTECTED]
+    for row in protected:
+        verified.over_budget += not 0 < (row["linf_levels"] or 0) <= row["budget_levels"]
+        for name, values in (("psnr", verified.psnr), ("ssim", verified.ssim)):
+            if row[name] is not None:
+                values.append(row[name])
+    flags = {row["key"]: tuple(row["flags"] or ()) for row in protected}
+    sample = heapq.nsmallest(task.sample, flags, key=lambda key: hashlib.sha256(key.encode()).digest())
+    for key, published in _photos(table, task.path, set(sample)):
+        original = read_original(originals.row(key))
+        if original is not None:
+            kept = compare_metadata(original, published, flags[key])
+            verified.metadata_compared += 1
+            verified.metadata_lost.update(kept.lost)
+            verified.leaking += kept.leaks
+
+
+def _photos(table: ProtectedTable, path: str, wanted: set[str]) -> Iterable[tuple[str, bytes]]:
+    """Yields some photos of a shard file; a row group that holds none of them is not read."""
+    with table.storage.open(path) as file:
+        parquet = open_parquet(file)
+        columns = [name for name in ("key", "image", "content") if name in parquet.schema_arrow.names]
+        for group in range(parquet.metadata.num_row_groups):
+            keys = parquet.read_row_group(group, columns=["key"], use_threads=False).column("key").to_pylist()
+            if wanted.isdisjoint(keys):
+                continue
+            for row in parquet.read_row_group(group, columns=columns, use_threads=False).to_pylist():
+                data = image_bytes(row)
+                if row["key"] in wanted and data is not None:
+                    yield row["key"], data

@@ -1,0 +1,326 @@
+"""Checks a target against its receipts: everything published is re-hashed, every row recounted.
+
+For lossless formats the budget is measured again, where the originals can still be read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+import cv2
+import pyarrow as pa
+
+from rid.assets.catalog.plan import DropCatalog, read_catalog, read_current, state_url
+from rid.assets.catalog.rows import CatalogRows
+from rid.assets.catalog.sources import read_original
+from rid.assets.protection.shards.carried_rows import image_bytes
+from rid.models.photo_files.images import decode
+from rid.models.photo_files.photos import PhotoRefused
+from rid.models.policy import READ_ALL
+from rid.models.protector import colour_planes
+from rid.resources.catalogs import open_parquet
+from rid.resources.commits import ProtectedTable, ShardFile
+from rid.resources.schemas import CATALOG, PHOTO_SUFFIXES, Status
+from rid.resources.storage import Storage
+from rid.resources.unfinished_files import WRITING
+
+LOSSLESS = ("PNG", "TIFF", "WEBP")
+ROWS = 64
+RECEIPT_COLUMNS = (
+    "key",
+    "status",
+    "format",
+    "flags",
+    "output_path",
+    "output_sha256",
+    "sidecars",
+    "defender_digest",
+    "policy_digest",
+    "budget_levels",
+)
+
+
+class NotATarget(ValueError):
+    """There is nothing at the URL that this system published."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is not as the receipts say.
+
+    Attributes:
+        kind: missing, changed, extra, half_written, rows, budget or unreadable.
+        drop: the drop, or "" where it belongs to none.
+        name: the photo or file.
+        detail: what was expected and what is there.
+    """
+
+    kind: str
+    drop: str
+    name: str
+    detail: str
+
+
+@dataclass
+class Verification:
+    """The result of a verification; it passes if there are no findings.
+
+    Attributes:
+        photos: rows that were checked.
+        published: photos whose bytes were re-hashed.
+        sidecars: XMP files beside photos that were re-hashed.
+        findings: what does not match.
+        by_defender: photos by (drop, defender digest, policy digest).
+        budgets_checked: lossless photos whose budget was measured again.
+        budgets_unchecked: lossless photos whose original could not be read.
+    """
+
+    photos: int = 0
+    published: int = 0
+    sidecars: int = 0
+    findings: list[Finding] = field(default_factory=list)
+    by_defender: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    budgets_checked: int = 0
+    budgets_unchecked: int = 0
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing was found."""
+        return not self.findings
+
+    def add(self, kind: str, drop: str, name: str, detail: str) -> None:
+        """Records a finding."""
+        self.findings.append(Finding(kind, drop, name, detail))
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the result as JSON values."""
+        return {
+            "passed": self.passed,
+            "photos": self.photos,
+            "published": self.published,
+            "sidecars": self.sidecars,
+            "findings": [vars(finding) for finding in self.findings],
+            "protected_by": [
+                {"drop": drop, "defender_digest": defender, "policy_digest": policy, "photos": count}
+                for (drop, defender, policy), count in sorted(self.by_defender.items())
+            ],
+            "budgets_checked": self.budgets_checked,
+            "budgets_unchecked": self.budgets_unchecked,
+        }
+
+
+def target_table(target: str) -> tuple[ProtectedTable, str]:
+    """Returns the receipts table of a target, and its kind, "files" or "table".
+
+    Raises:
+        NotATarget: if there is none.
+    """
+    for url, kind in ((target, "table"), (f"{Storage(target).url}/_rid", "files")):
+        table = ProtectedTable(url)
+        if table.storage.is_folder() and table.exists():
+            return table, kind
+    raise NotATarget(
+        f"{target} holds no receipts (_rid) and is no table of protected photos: nothing was published there"
+    )
+
+
+def verify_target(
+    target: str, source: str | None = None, on_photo: Callable[[int], None] = lambda _: None
+) -> Verification:
+    """Verifies every drop of a target.
+
+    Args:
+        target: a folder, a prefix or a table.
+        source: where the originals lie now, if they moved.
+        on_photo: called with the number of rows checked.
+
+    Raises:
+        NotATarget: if nothing was published there.
+    """
+    table, kind = target_table(target)
+    result = Verification()
+    published: set[str] = set()
+    for drop in table.drops():
+        catalog = catalog_of(target, drop)
+        if catalog is None:
+            result.add("missing", drop, "catalog", "the drop's catalog is gone: rows cannot be recounted")
+        originals = CatalogRows(read_catalog(catalog) if catalog is not None else CATALOG.empty_table())
+        moved = (catalog.source, Storage(source).url) if catalog is not None and source is not None else None
+        check = DropCheck(table, Storage(target), kind, drop, result, originals, moved)
+        for shard in sorted(table.live_files(drop).values(), key=lambda shard: shard.path):
+            check.shard(shard)
+            on_photo(result.photos)
+        published |= check.published
+        if catalog is not None:
+            check.recount(catalog)
+    _find_strangers(Storage(target), kind, published, result)
+    return result
+
+
+def catalog_of(target: str, drop: str) -> DropCatalog | None:
+    """The drop's catalog: in the target, or beside it, where the assets of a deployment keep it."""
+    return next((found for state in states(target) if (found := read_current(state, drop))), None)
+
+
+def states(target: str) -> tuple[str, str]:
+    """Where a target's catalogs may lie: in itself, or beside it as in a deployment."""
+    return state_url(target), Storage(target).as_parent_and_name()[0].url
+
+
+class DropCheck:
+    """Verifies the shards of one drop; at most one batch of rows and photos is in memory.
+
+    Args:
+        table: the receipts.
+        target: where the photos are.
+        kind: of the target, "files" or "table".
+        drop: its name.
+        result: where findings go.
+        originals: what came in.
+        moved: where the originals lay and where they lie now, if they moved.
+    """
+
+    def __init__(
+        self,
+        table: ProtectedTable,
+        target: Storage,
+        kind: str,
+        drop: str,
+        result: Verification,
+        originals: CatalogRows,
+        moved: tuple[str, str] | None = None,
+    ) -> None:
+        self._table = table
+        self._target = target
+        self._kind = kind
+        self._drop = drop
+        self._result = result
+        self._originals = originals
+        self._moved = moved
+        self._strangers: Counter[str] = Counter()
+        self.published: set[str] = set()
+
+    def shard(self, shard: ShardFile) -> None:
+        """Re-hashes the photos of one shard and measures the budgets of its lossless ones."""
+        count = 0
+        try:
+            with self._table.storage.open(shard.path) as file:
+                parquet = open_parquet(file)
+                columns = [
+                    name for name in (*RECEIPT_COLUMNS, "image", "content") if name in parquet.schema_arrow.names
+                ]
+                for batch in parquet.iter_batches(batch_size=ROWS, columns=columns, use_threads=False):
+                    self._batch(batch.to_pylist())
+                    count += batch.num_rows
+        except FileNotFoundError:
+            self._add("missing", shard.path, f"the shard's file is gone, and {shard.rows} photos with it")
+        except (OSError, pa.ArrowInvalid) as error:
+            self._add("changed", shard.path, f"the shard's file cannot be read: {str(error).splitlines()[0][:200]}")
+        else:
+            if count != shard.rows:
+                self._add("rows", shard.path, f"{shard.rows} rows were committed, {count} are there")
+
+    def recount(self, catalog: DropCatalog) -> None:
+        """Compares the rows with the photos that came in."""
+        rows = self._originals.counted() + self._strangers.total()
+        if rows != catalog.photos:
+            self._add("rows", "table", f"{catalog.photos} photos came in, {rows} rows are there")
+        for key, count in self._strangers.items():
+            self._add("rows", key, "no photo of this name came in")
+            if count > 1:
+                self._add("rows", key, f"the photo has {count} rows")
+        for key, count in self._originals.uneven():
+            self._add("rows", key, f"the photo has {count} rows" if count else "the photo has no row")
+
+    def _batch(self, rows: list[dict[str, Any]]) -> None:
+        lossless: dict[str, tuple[dict[str, Any], bytes]] = {}
+        for row in rows:
+            self._result.photos += 1
+            if not self._originals.count(row["key"]):
+                self._strangers[row["key"]] += 1
+            if row["status"] not in {status.value for status in Status}:
+                self._add("rows", row["key"], f"status {row['status']!r} is none")
+            data = self._published_bytes(row) if row["output_sha256"] is not None else None
+            self._check_sidecars(row.get("sidecars") or ())
+            lossy = "quality_estimated" in (row["flags"] or ())
+            if data is not None and row["status"] == Status.PROTECTED and row["format"] in LOSSLESS and not lossy:
+                lossless[row["key"]] = (row, data)
+        self._measure(lossless)
+
+    def _published_bytes(self, row: dict[str, Any]) -> bytes | None:
+        """The published photo if it is what its receipt says, else None and a finding."""
+        if row["status"] == Status.PROTECTED:
+            self._result.by_defender[self._drop, row["defender_digest"], row["policy_digest"]] += 1
+        name = row["output_path"] or row["key"]
+        if self._kind == "files":
+            self.published.add(name)
+            try:
+                data = self._target.read_bytes(name)
+            except FileNotFoundError:
+                self._add("missing", name, "the published photo is gone")
+                return None
+        else:
+            data = image_bytes(row) or b""
+        self._result.published += 1
+        if hashlib.sha256(data).hexdigest() == row["output_sha256"]:
+            return data
+        self._add("changed", name, "its sha256 is not that of its receipt")
+        return None
+
+    def _check_sidecars(self, sidecars: Iterable[dict[str, Any]]) -> None:
+        """Re-hashes the XMP files that went along with a photo."""
+        for sidecar in sidecars:
+            self.published.add(sidecar["path"])
+            try:
+                data = self._target.read_bytes(sidecar["path"])
+            except FileNotFoundError:
+                self._add("missing", sidecar["path"], "the sidecar of a published photo is gone")
+                continue
+            self._result.sidecars += 1
+            if hashlib.sha256(data).hexdigest() != sidecar["sha256"]:
+                self._add("changed", sidecar["path"], "its sha256 is not that of its photo's receipt")
+
+    def _measure(self, lossless: dict[str, tuple[dict[str, Any], bytes]]) -> None:
+        """Measures the budget of lossless photos again, against their originals."""
+        for key, (row, data) in lossless.items():
+            original = read_original(self._original(key))
+            if original is None:
+                self._result.budgets_unchecked += 1
+                continue
+            try:
+                before = colour_planes(decode(original, READ_ALL).pixels)
+                after = colour_planes(decode(data, READ_ALL).pixels)
+            except PhotoRefused as refusal:
+                self._add("unreadable", key, str(refusal))
+                continue
+            self._result.budgets_checked += 1
+            worst = int(cv2.absdiff(before, after).max()) if before.shape == after.shape else 256
+            if not 0 < worst <= row["budget_levels"]:
+                self._add("budget", key, f"differs by {worst} levels; 1 to {row['budget_levels']} are allowed")
+
+    def _original(self, key: str) -> dict[str, Any] | None:
+        """The catalog's row of a photo, which points to where the original lies now."""
+        row = self._originals.row(key)
+        if row is not None and self._moved is not None:
+            before, now = self._moved
+            row["source_uri"] = now + row["source_uri"].removeprefix(before)
+        return row
+
+    def _add(self, kind: str, name: str, detail: str) -> None:
+        self._result.add(kind, self._drop, name, detail)
+
+
+def _find_strangers(target: Storage, kind: str, published: set[str], result: Verification) -> None:
+    """Names files of a folder target that no receipt knows, and files that were being written."""
+    for entry in target.list_files():
+        name = PurePosixPath(entry.path)
+        if entry.path.endswith(WRITING):
+            result.add("half_written", "", entry.path, "a write goes on, or was cut off and is removed by the next run")
+        elif kind == "files" and name.parts[0] != "_rid" and entry.path not in published:
+            what = "an image that was not protected here" if name.suffix.lower() in PHOTO_SUFFIXES else "a file"
+            result.add("extra", "", entry.path, f"{what}: no receipt names it")

@@ -1,0 +1,72 @@
+"""Which photos that come with a mark are borne out by a receipt: published, protected, by this deployment.
+
+A mark alone is no proof. A photo is known if a receipt has the digest of pixels that its mark names, or the sha256 of
+its file. That is looked up while a run is planned, and only for shards with marked photos that are not done: a
+finished drop costs nothing, and what was decided stays decided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rid.assets.catalog.plan import DropCatalog, read_shards
+from rid.resources.commits import ProtectedTable
+from rid.resources.schemas import Status
+
+DIGESTS = ("pixels_sha256", "output_sha256")
+
+
+def known_rows(
+    catalog: DropCatalog, shards: Sequence[int], tables: Iterable[ProtectedTable]
+) -> dict[int, tuple[int, ...]]:
+    """Returns the rows, by shard, whose marks a receipt bears out.
+
+    Args:
+        catalog: the drop's catalog.
+        shards: numbers of those that are looked at.
+        tables: whose receipts count.
+    """
+    if not catalog.marked or not shards:
+        return {}
+    claims: dict[tuple[int, int], tuple[str, str]] = {}  # what a receipt has to have, by shard and row
+    for number, rows in read_shards(catalog.url, ["mark", "input_sha256"], shards):
+        for row, (mark, sha256) in enumerate(zip(*(rows.column(i).to_pylist() for i in (0, 1)), strict=True)):
+            if mark is not None:
+                claims[number, row] = (mark, sha256)
+    found = _published(tables, {digest for claim in claims.values() for digest in claim})
+    known: dict[int, list[int]] = {}
+    for (number, row), claim in claims.items():
+        if not found.isdisjoint(claim):
+            known.setdefault(number, []).append(row)
+    return {number: tuple(rows) for number, rows in known.items()}
+
+
+def _published(tables: Iterable[ProtectedTable], wanted: set[str]) -> set[str]:
+    """Returns those digests that the receipts have of photos that are protected, or were skipped as known."""
+    found: set[str] = set()
+    values = pa.array(sorted(wanted), pa.string())
+    for table in tables if wanted else ():
+        schema = table.schema()
+        columns = [name for name in ("status", "flags", *DIGESTS) if schema is not None and name in schema.names]
+        for drop in table.drops():
+            for batch in table.iter_batches(drop, columns):
+                rows = batch.filter(pc.or_kleene(*(_is_one_of(batch, name, values) for name in DIGESTS)))
+                for row in rows.to_pylist():
+                    if row["status"] == Status.PROTECTED or _was_known(row):
+                        found.update(row.get(name) for name in DIGESTS)
+    return found & wanted
+
+
+def _is_one_of(batch: pa.RecordBatch, name: str, values: pa.Array) -> pa.Array:
+    if name not in batch.schema.names:
+        return pa.array([False] * batch.num_rows)
+    return pc.is_in(batch.column(name), values)
+
+
+def _was_known(row: dict[str, object]) -> bool:
+    """Whether a photo was skipped for a receipt that bore its mark out, and not because marks were trusted."""
+    flags = row["flags"]
+    return row["status"] == Status.SKIPPED and isinstance(flags, list) and "mark_trusted" not in flags

@@ -1,0 +1,1 @@
+"""The study of what an attacker learns, over Dask workers."""

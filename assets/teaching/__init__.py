@@ -1,0 +1,1 @@
+"""Teacher perturbations and trainings of defenders, over Dask workers."""

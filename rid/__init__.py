@@ -1,0 +1,1 @@
+"""RID Catalog: protects whole photo catalogs against identity theft by personalised diffusion models."""

@@ -1,0 +1,1 @@
+"""What a perturbation does to a model, beside controls of equal norm."""

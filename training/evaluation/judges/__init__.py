@@ -1,0 +1,1 @@
+"""What judges pictures: face networks, quality, distances."""

@@ -1,0 +1,1 @@
+"""One study: people, cells, and the table."""
