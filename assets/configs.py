@@ -110,6 +110,6 @@ def protection_request(
         budget_levels=pinned.budget_levels,
         rehash=config.rehash,
         retry=tuple(config.retry),
-        uris=tuple(config.allow_uris),
+        allowed_prefixes=tuple(config.allow_uris),
         known=tuple(target_table(target)[0].url for target in config.known),
     )

@@ -84,7 +84,7 @@ def protect(
         policy_file=policy,
         workers=settings,
         retry=tuple(retry or ()),
-        uris=tuple(allow_uri or ()),
+        allowed_prefixes=tuple(allow_uri or ()),
         trust_marks=trust_marks,
         known=tuple(known or ()),
         rehash=rehash,

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from rid.assets.catalog.names import NameFault, name_faults
 from rid.assets.catalog.sidecars import mark_sidecar_names, match_sidecars, read_sidecars
 from rid.assets.catalog.sources import InputChanged, iter_parquet_photos, row_digest
-from rid.assets.catalog.uris import UriNotAllowed, open_places, read_uri
+from rid.assets.catalog.uris import UriNotAllowed, read_uri, with_own_prefix
 from rid.models.photo_files.images import PhotoRefused, mark_of, read_header
 from rid.models.policy import ProtectionPolicy
 from rid.models.protector_process import place_of
@@ -52,7 +52,7 @@ class IndexTask:
         parquet_path: for Parquet, the file relative to the source.
         identity: of that file.
         row_group: of that file.
-        places: where photos that a `uri` column names may lie.
+        allowed_prefixes: where photos that a `uri` column names may lie.
     """
 
     source_url: str
@@ -61,7 +61,7 @@ class IndexTask:
     parquet_path: str | None = None
     identity: str = ""
     row_group: int = 0
-    places: tuple[str, ...] = ()
+    allowed_prefixes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def index_source(
     previous: pa.Table | None = None,
     rehash: bool = False,
     taken: tuple[str, ...] = (),
-    uris: tuple[str, ...] = (),
+    allowed_prefixes: tuple[str, ...] = (),
     sidecars: bool = False,
     progress: Callable[[int], None] = lambda _: None,
 ) -> PhotoIndex:
@@ -117,7 +117,7 @@ def index_source(
         previous: rows of the drop's last catalog; unchanged ones are not read again.
         rehash: reads everything again.
         taken: names that other drops have published in the same target.
-        uris: prefixes under which a `uri` column may name photos, beside the source's own place.
+        allowed_prefixes: prefixes under which a `uri` column may name photos, beside the source's own place.
         sidecars: whether XMP files beside photos go along with them.
         progress: called with the number of photos read since the last call.
 
@@ -132,7 +132,7 @@ def index_source(
     if listing.kind == "files":
         kept, tasks = _plan_files(listing, policy_json, known, beside)
     else:
-        kept, tasks = _plan_parquet(listing, policy_json, known, open_places(listing.base, uris))
+        kept, tasks = _plan_parquet(listing, policy_json, known, with_own_prefix(listing.base, allowed_prefixes))
     found = _read(tasks, workers, progress)
     rows = _in_order(map_table(chain([kept], found), CATALOG), listing.kind)
     hashed = rows.num_rows - kept.num_rows
@@ -212,7 +212,7 @@ def _plan_files(
 
 
 def _plan_parquet(
-    listing: SourceListing, policy_json: str, known: pa.Table | None, places: tuple[str, ...]
+    listing: SourceListing, policy_json: str, known: pa.Table | None, allowed_prefixes: tuple[str, ...]
 ) -> tuple[pa.Table, list[IndexTask]]:
     """Splits Parquet files into those whose rows are known already and tasks, a row group each, for the rest."""
     base = Storage(listing.base)
@@ -232,7 +232,7 @@ def _plan_parquet(
         with base.open(entry.path) as file:
             groups = open_parquet(file).metadata.num_row_groups
         tasks += [
-            IndexTask(listing.base, policy_json, (), entry.path, entry.identity, group, places)
+            IndexTask(listing.base, policy_json, (), entry.path, entry.identity, group, allowed_prefixes)
             for group in range(groups)
         ]
     if known is None or not keep:
@@ -276,15 +276,15 @@ def _parquet_rows(task: IndexTask) -> Iterator[dict[str, Any]]:
                 "bytes_in": len(data) if data is not None else 0,
                 "columns_sha256": row_digest(columns) if columns is not None else None,
             }
-            yield row | _describe_row(data, uri, key, policy, task.places)
+            yield row | _describe_row(data, uri, key, policy, task.allowed_prefixes)
 
 
 def _describe_row(
-    data: bytes | None, uri: str | None, key: str, policy: ProtectionPolicy, places: tuple[str, ...]
+    data: bytes | None, uri: str | None, key: str, policy: ProtectionPolicy, allowed_prefixes: tuple[str, ...]
 ) -> dict[str, Any]:
     if data is None and uri is not None:
         try:
-            data = read_uri(uri, places)
+            data = read_uri(uri, allowed_prefixes)
         except UriNotAllowed as error:
             return {"reason": Reason.URI_NOT_ALLOWED.value, "detail": str(error)}
         except (StorageUrlError, FileNotFoundError, PermissionError) as error:

@@ -40,19 +40,20 @@ class SourcePhoto:
     name: str | None = None
 
 
-def read_photos(rows: Iterable[dict[str, Any]], places: Sequence[str] | None = None) -> Iterator[SourcePhoto]:
+def read_photos(rows: Iterable[dict[str, Any]], allowed_prefixes: Sequence[str] | None = None) -> Iterator[SourcePhoto]:
     """Yields the photos of catalog rows, in their order; at most one batch of Parquet rows is in memory.
 
     Args:
         rows: of one catalog.
-        places: where photos that a `uri` column names may lie; None trusts the catalog, which was made under them.
+        allowed_prefixes: where photos that a `uri` column names may lie; None trusts the catalog, which was made under
+            them.
 
     Raises:
         InputChanged: if a file is gone, or a photo's sha256 is not the catalog's.
     """
     listed = list(rows)
     if listed and listed[0]["row_group"] is not None:
-        yield from _read_parquet(listed, places)
+        yield from _read_parquet(listed, allowed_prefixes)
         return
     for row in listed:
         yield _checked(SourcePhoto(row, *_read_file(row)))
@@ -100,7 +101,7 @@ def _read_file(row: dict[str, Any]) -> tuple[bytes | None, Reason | None]:
         return None, Reason.UNREADABLE
 
 
-def _read_parquet(rows: list[dict[str, Any]], places: Sequence[str] | None) -> Iterator[SourcePhoto]:
+def _read_parquet(rows: list[dict[str, Any]], allowed_prefixes: Sequence[str] | None) -> Iterator[SourcePhoto]:
     """Reads each row group once, forward: a shard's rows are a run of the file in source order."""
     groups: dict[tuple[str, int], dict[int, dict[str, Any]]] = defaultdict(dict)
     for row in rows:
@@ -116,7 +117,7 @@ def _read_parquet(rows: list[dict[str, Any]], places: Sequence[str] | None) -> I
             last = max(wanted)
             for position, name, data, reference, columns in iter_parquet_photos(file, row_group, layout):
                 if position in wanted:
-                    photo = _parquet_photo(wanted[position], data, reference, columns, places)
+                    photo = _parquet_photo(wanted[position], data, reference, columns, allowed_prefixes)
                     yield _checked(replace(photo, name=name))
                 if position >= last:
                     break
@@ -127,13 +128,13 @@ def _parquet_photo(
     data: bytes | None,
     reference: str | None,
     columns: pa.RecordBatch | None,
-    places: Sequence[str] | None,
+    allowed_prefixes: Sequence[str] | None,
 ) -> SourcePhoto:
     if row["reason"] is not None:
         return SourcePhoto(row, None, Reason(row["reason"]), columns)
     if data is None and reference is not None:
         try:
-            data = read_uri(reference, places)
+            data = read_uri(reference, allowed_prefixes)
         except UriNotAllowed:
             return SourcePhoto(row, None, Reason.URI_NOT_ALLOWED, columns)
         except (StorageUrlError, PermissionError, FileNotFoundError):

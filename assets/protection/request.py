@@ -29,7 +29,7 @@ class ProtectionRequest:
         budget_levels: the budget, in 8-bit levels.
         rehash: read every photo again, even those whose listing is unchanged.
         retry: reasons of photos that were quarantined or skipped, which are tried again.
-        uris: prefixes under which a `uri` column may name photos, beside the source's own folder or bucket.
+        allowed_prefixes: prefixes under which a `uri` column may name photos, beside the source's own folder or bucket.
         known: tables whose receipts bear out the marks of photos, beside the target's own.
     """
 
@@ -44,7 +44,7 @@ class ProtectionRequest:
     budget_levels: int
     rehash: bool = False
     retry: tuple[str, ...] = ()
-    uris: tuple[str, ...] = ()
+    allowed_prefixes: tuple[str, ...] = ()
     known: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from rid.assets.catalog.index import index_source
 from rid.assets.catalog.plan import DropCatalog, catalog_storage, plan_shards, read_catalog, read_current, write_catalog
 from rid.assets.catalog.sources import InputChanged
-from rid.assets.catalog.uris import open_places
+from rid.assets.catalog.uris import with_own_prefix
 from rid.assets.protection.failure_budget import check_failure_budget
 from rid.assets.protection.isolation import isolate
 from rid.assets.protection.known_photos import known_rows
@@ -80,7 +80,7 @@ def catalogue(request: ProtectionRequest, workers: Workers, report: Report = _si
         previous=known,
         rehash=request.rehash,
         taken=taken,
-        uris=request.uris,
+        allowed_prefixes=request.allowed_prefixes,
         sidecars=request.target_kind == "files",
         progress=on_read,
     )
@@ -245,7 +245,7 @@ def _task(
         generation=work.generation,
         again=work.again,
         earlier=work.earlier,
-        places=open_places(catalog.source, request.uris),
+        allowed_prefixes=with_own_prefix(catalog.source, request.allowed_prefixes),
         guarded=guarded,
         known=known,
         retry=request.retry,

@@ -30,7 +30,7 @@ def protect(
     policy_file: Path | None,
     workers: WorkerSettings,
     retry: tuple[str, ...],
-    uris: tuple[str, ...],
+    allowed_prefixes: tuple[str, ...],
     trust_marks: bool,
     known: tuple[str, ...],
     rehash: bool,
@@ -50,7 +50,7 @@ def protect(
         drop=drop,
         policy_file=policy_file,
         retry=retry,
-        uris=uris,
+        allowed_prefixes=allowed_prefixes,
         rehash=rehash,
         trust_marks=trust_marks,
         known=known,
@@ -77,7 +77,7 @@ def build_request(
     policy_file: Path | None,
     retry: tuple[str, ...],
     rehash: bool,
-    uris: tuple[str, ...] = (),
+    allowed_prefixes: tuple[str, ...] = (),
     trust_marks: bool = False,
     known: tuple[str, ...] = (),
 ) -> ProtectionRequest:
@@ -112,7 +112,7 @@ def build_request(
         budget_levels=entry.budget(budget if budget is not None else policy.budget_levels),
         rehash=rehash,
         retry=retry,
-        uris=uris,
+        allowed_prefixes=allowed_prefixes,
         known=known_tables(known),
     )
 
@@ -178,7 +178,7 @@ def estimate(request: ProtectionRequest, workers: WorkerSettings) -> dict[str, A
         "defender_digest": request.defender.digest,
         "budget_levels": request.budget_levels,
     }
-    photos, sample = _count_and_sample(listing, request.uris)
+    photos, sample = _count_and_sample(listing, request.allowed_prefixes)
     began = time.perf_counter()
     try:
         protector.protect(sample)
@@ -194,10 +194,10 @@ def estimate(request: ProtectionRequest, workers: WorkerSettings) -> dict[str, A
     }
 
 
-def _count_and_sample(listing: Any, uris: tuple[str, ...]) -> tuple[int, bytes]:
+def _count_and_sample(listing: Any, allowed_prefixes: tuple[str, ...]) -> tuple[int, bytes]:
     """Returns the number of photos and the bytes of one."""
     from rid.assets.catalog.sources import iter_parquet_photos
-    from rid.assets.catalog.uris import open_places, read_uri
+    from rid.assets.catalog.uris import read_uri, with_own_prefix
     from rid.resources.catalogs import open_parquet
     from rid.resources.storage import Storage
 
@@ -215,7 +215,9 @@ def _count_and_sample(listing: Any, uris: tuple[str, ...]) -> tuple[int, bytes]:
             if not sample:
                 for _, _, data, uri, _ in iter_parquet_photos(file, 0, listing.layout):
                     with contextlib.suppress(OSError, ValueError):  # a photo that cannot be read is no sample
-                        sample = data or (read_uri(uri, open_places(listing.base, uris)) if uri else b"")
+                        sample = data or (
+                            read_uri(uri, with_own_prefix(listing.base, allowed_prefixes)) if uri else b""
+                        )
                     break
     return photos, sample
 

@@ -291,7 +291,7 @@ def test_the_other_parquet_layouts(tmp_path: Path, layout: str):
     request = request_for(tmp_path / "in", tmp_path / "out", tmp_path / "defender", target_kind="table")
     if layout == "uri":
         assert run(request).quarantined == {"uri_not_allowed": 5}
-    request = replace(request, uris=(str(tmp_path),))
+    request = replace(request, allowed_prefixes=(str(tmp_path),))
     summary = run(request)
     assert summary.protected == 4
     assert summary.quarantined == ({"unreadable": 1} if layout == "uri" else {})

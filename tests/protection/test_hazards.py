@@ -41,7 +41,7 @@ from small_catalogs import HERE, photo_bytes, request_for, run, tree, write_parq
 from tiny_defender import build_model, write_tiny_defender
 
 from rid.assets.catalog.index import describe
-from rid.assets.catalog.uris import UriNotAllowed, open_places, read_uri
+from rid.assets.catalog.uris import UriNotAllowed, read_uri, with_own_prefix
 from rid.assets.protection.run import run_drop
 from rid.models.engines import OnnxEngine
 from rid.models.policy import ProtectionPolicy
@@ -327,18 +327,18 @@ def test_a_catalogs_uris_reach_nothing_but_its_own_place(
     assert (summary.photos, hits) == (len(hostile) + len(good), [])
 
 
-def test_places_that_an_operator_adds_are_open_and_no_others(place: Path):
+def test_prefixes_that_an_operator_adds_are_open_and_no_others(place: Path):
     for name in ("in", "more", "more-private"):
         (place / name).mkdir()
         (place / name / "x.jpg").write_bytes(photo_bytes(1))
-    places = open_places(str(place / "in"), (str(place / "more"),))
-    assert read_uri(str(place / "more" / "x.jpg"), places) == read_uri("x.jpg", places) == photo_bytes(1)
+    prefixes = with_own_prefix(str(place / "in"), (str(place / "more"),))
+    assert read_uri(str(place / "more" / "x.jpg"), prefixes) == read_uri("x.jpg", prefixes) == photo_bytes(1)
     for uri in (place / "more-private" / "x.jpg", place / "more" / ".." / "more-private" / "x.jpg"):
         with pytest.raises(UriNotAllowed):
-            read_uri(str(uri), places)
+            read_uri(str(uri), prefixes)
     with pytest.raises(StorageUrlError):
-        open_places(str(place / "in"), ("http://host/",))
-    bucket = open_places("s3://mine/photos/2026", ("s3://theirs/shared",))
+        with_own_prefix(str(place / "in"), ("http://host/",))
+    bucket = with_own_prefix("s3://mine/photos/2026", ("s3://theirs/shared",))
     for uri in (
         "s3://theirs/x.jpg",
         "s3://theirs/shared-not/x.jpg",

@@ -75,7 +75,7 @@ class ShardTask:
         killed: rows of the shard that killed a worker; they are quarantined without another try.
         known: rows of the shard that came with a mark that a receipt bears out.
         retry: reasons whose photos are not carried over but tried again.
-        places: where photos that a `uri` column names may lie.
+        allowed_prefixes: where photos that a `uri` column names may lie.
         guarded: protect photos in a child process, under the policy's deadline and limit of memory.
     """
 
@@ -101,7 +101,7 @@ class ShardTask:
     killed: tuple[int, ...] = ()
     known: tuple[int, ...] = ()
     retry: tuple[str, ...] = ()
-    places: tuple[str, ...] = ()
+    allowed_prefixes: tuple[str, ...] = ()
     guarded: bool = False
 
     def path(self, generation: int | None = None) -> str:
@@ -178,7 +178,7 @@ def protect_shard(task: ShardTask) -> ShardResult:
 def probe_photo(task: ProbeTask) -> bool:
     """Protects one photo of a shard and throws the result away: whoever asks wants to know if a worker survives it."""
     rows = _rows(task.shard)
-    for photo in read_photos([rows[task.row]], task.shard.places):
+    for photo in read_photos([rows[task.row]], task.shard.allowed_prefixes):
         if photo.data is not None:
             with contextlib.suppress(PhotoRefused):
                 protector_of(task.shard).protect(photo.data, photo.row["key"])
@@ -270,7 +270,7 @@ def _protected_rows(task: ShardTask) -> Iterator[DoneRow]:
         return _with_sidecars(done(photo), photo.row) if task.target_kind == "files" else done(photo)
 
     threads = GPU_THREADS if "CUDA" in protector_of(task).engine.name else 1
-    yield from ordered_map(with_sidecars, read_ahead(read_photos(_rows(task), task.places)), threads)
+    yield from ordered_map(with_sidecars, read_ahead(read_photos(_rows(task), task.allowed_prefixes)), threads)
 
 
 def _with_sidecars(done: DoneRow, photo_row: dict[str, Any]) -> DoneRow:
