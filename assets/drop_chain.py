@@ -36,7 +36,7 @@ from rid.assets.protection_report import PROTECTION_REPORT, ReportConfig, make_p
 from rid.resources.commits import ConflictingCommit, ProtectedTable
 from rid.resources.dask_cluster import DaskCluster
 from rid.resources.dask_workers import Workers, WorkersUnavailable, is_transient
-from rid.resources.defender_registry import DefenderCorrupt
+from rid.resources.defender_files import DefenderCorrupt
 from rid.resources.places import Places
 from rid.resources.s3_objects import CredentialsRefusedError
 from rid.resources.worker_versions import WrongWorkerVersion

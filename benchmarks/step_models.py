@@ -64,7 +64,8 @@ def stable_diffusion(
             scaling_factor=0.18215,
             shift_factor=0.0,
             native_resolution=side,
-            vae_digest="one",
+            encoder_digest="one",
+            text_digest=f"{index}",
         )
         for index, unet in enumerate(unets)
     ]

@@ -203,12 +203,15 @@ def defenders_import(
         int | None, typer.Option(help="8-bit levels it was trained at, where the file's name does not say.")
     ] = None,
     heads: Annotated[int | None, typer.Option(min=1, help="Attention heads; 8 in every published checkpoint.")] = None,
+    blocks: Annotated[
+        int | None, typer.Option(min=1, help="Transformer blocks, where the width is not the published 1152.")
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """Reads a published checkpoint, registers it and prints its digest; nothing in the file is executed."""
     from rid.dagster_project.commands.defenders import import_published
 
-    return import_published(file, name=name, budget=budget, heads=heads, as_json=as_json)
+    return import_published(file, name=name, budget=budget, heads=heads, blocks=blocks, as_json=as_json)
 
 
 @defenders_app.command("export")

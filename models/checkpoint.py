@@ -123,6 +123,28 @@ def load_strictly(module: torch.nn.Module, state: dict[str, torch.Tensor], origi
     module.load_state_dict({name: tensor.to(wanted[name].dtype) for name, tensor in state.items()})
 
 
+@torch.no_grad()
+def check_effect(defender: Defender, origin: str) -> None:
+    """Shows a network seeded noise and holds its output against zero.
+
+    Args:
+        defender: in any mode; its default budget is used, or 1 level if it has none.
+        origin: what it is called in the message.
+
+    Raises:
+        ValueError: if it outputs zero everywhere, or something that is no finite number.
+    """
+    side = defender.size.working_resolution
+    weights = next(defender.parameters())
+    noise = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)).mul(2).sub(1)  # (1, 3, S, S)
+    budget = torch.tensor([float(defender.budget.default if defender.budget else 1)])
+    levels = defender(noise.to(weights), budget.to(weights))  # (1, 3, S, S)
+    if not bool(torch.isfinite(levels).all()):
+        raise ValueError(f"{origin}: the network outputs values that are not finite numbers")
+    if not bool(levels.any()):
+        raise ValueError(f"{origin}: the network outputs zero everywhere: it changes no photo and protects none")
+
+
 def check_shapes(state: Mapping[str, torch.Tensor], wanted: Mapping[str, tuple[int, ...]], origin: str) -> None:
     """Holds the names and shapes of tensors against those that are wanted.
 

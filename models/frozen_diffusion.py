@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 PARTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
+ENCODER_SETTINGS = ("scaling_factor", "shift_factor", "act_fn", "norm_num_groups", "down_block_types")
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ class FrozenDiffusion:
         scaling_factor: s in z = s (E(x) - shift).
         shift_factor: subtracted before scaling; 0 for Stable Diffusion.
         native_resolution: the side in pixels the model was trained at.
-        vae_digest: sha256 of the autoencoder's weights and scaling; equal for models that share it.
+        encoder_digest: sha256 of what decides latents: the encoder's weights and settings, and the scaling.
+        text_digest: sha256 of what decides `prompt_states`: the text encoder's weights and the prompt's tokens.
     """
 
     name: str
@@ -79,7 +81,8 @@ class FrozenDiffusion:
     scaling_factor: float
     shift_factor: float
     native_resolution: int
-    vae_digest: str
+    encoder_digest: str
+    text_digest: str
 
     @property
     def device(self) -> torch.device:
@@ -96,7 +99,17 @@ class FrozenDiffusion:
     @property
     def encoding_key(self) -> tuple[str, int, torch.dtype]:
         """Equal for models whose latents of an image are equal."""
-        return self.vae_digest, self.native_resolution, self.prompt_states.dtype
+        return self.encoder_digest, self.native_resolution, self.prompt_states.dtype
+
+    def describe(self) -> str:
+        """Returns what the model is recognised by: resolution, prediction, and digests of the weights of every part.
+
+        All weights are read, which takes seconds for a model of full size.
+        """
+        parts = f"autoencoder {weights_digest(self.vae)[:12]} (encoder {self.encoder_digest[:12]})"
+        parts += f", U-Net {weights_digest(self.unet)[:12]}, text encoder and prompt {self.text_digest[:12]}"
+        dtype = str(self.prompt_states.dtype).removeprefix("torch.")
+        return f"{self.schedule.prediction_type} at {self.native_resolution} px in {dtype}, {parts}"
 
     def resize(self, image: Tensor) -> Tensor:
         """Resizes (B, 3, H, W) to the native resolution, antialiased and differentiable."""
@@ -144,10 +157,22 @@ class FrozenDiffusion:
 
 
 def share_autoencoders(models: Sequence[FrozenDiffusion]) -> list[FrozenDiffusion]:
-    """Returns the models with one autoencoder in memory for all whose weights and type are equal."""
-    first: dict[tuple[str, torch.dtype], nn.Module] = {}
-    keys = [(model.vae_digest, model.prompt_states.dtype) for model in models]
-    return [replace(model, vae=first.setdefault(key, model.vae)) for model, key in zip(models, keys, strict=True)]
+    """Returns the models with one autoencoder in memory for all whose encoders, decoders and types are equal.
+
+    Models of equal encoders and other decoders keep their own, and share encodings all the same (`encoding_key`).
+    """
+    kept: list[FrozenDiffusion] = []
+    for model in models:
+        twin = next((other for other in kept if _equal_autoencoders(model, other)), model)
+        kept.append(replace(model, vae=twin.vae))
+    return kept
+
+
+def _equal_autoencoders(one: FrozenDiffusion, other: FrozenDiffusion) -> bool:
+    if (one.encoder_digest, one.prompt_states.dtype) != (other.encoder_digest, other.prompt_states.dtype):
+        return False
+    weights, others = one.vae.state_dict(), other.vae.state_dict()
+    return weights.keys() == others.keys() and all(torch.equal(weights[name], others[name]) for name in weights)
 
 
 def checkpoint_autoencoders(models: Sequence[FrozenDiffusion], enabled: bool) -> None:
@@ -211,25 +236,32 @@ def load_frozen_diffusion(
     for module in (vae, unet, text_encoder):
         module.eval().requires_grad_(False).to(device)
     reduction = 2 ** (len(vae.config.block_out_channels) - 1)
+    tokens = _tokenize(text_encoder, tokenizer, prompt)  # (1, L)
     return FrozenDiffusion(
         name=name or location,
         vae=vae,
         unet=unet,
         schedule=NoiseSchedule(scheduler.alphas_cumprod.double().to(device), prediction_type),
-        prompt_states=_encode_prompt(text_encoder, tokenizer, prompt),
+        prompt_states=_encode_prompt(text_encoder, tokens),
         scaling_factor=float(vae.config.scaling_factor),
         shift_factor=float(vae.config.shift_factor or 0.0),
         native_resolution=native_resolution or int(unet.config.sample_size) * reduction,
-        vae_digest=_module_digest(vae),
+        encoder_digest=_encoder_digest(vae),
+        text_digest=weights_digest(text_encoder, f"{tokens.tolist()}"),
     )
 
 
-@torch.no_grad()
-def _encode_prompt(text_encoder: Any, tokenizer: Any, prompt: str) -> Tensor:
-    """Returns (1, L, E) states of the prompt, padded to the tokenizer's length as Stable Diffusion does."""
+def _tokenize(text_encoder: Any, tokenizer: Any, prompt: str) -> Tensor:
+    """Returns (1, L) ids of the prompt, padded to the tokenizer's length as Stable Diffusion does."""
     length = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)
-    ids = tokenizer(prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
-    return torch.as_tensor(text_encoder(ids.to(text_encoder.device)).last_hidden_state)
+    encoded = tokenizer(prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    return torch.as_tensor(encoded.input_ids)
+
+
+@torch.no_grad()
+def _encode_prompt(text_encoder: Any, tokens: Tensor) -> Tensor:
+    """Returns the (1, L, E) states of (1, L) ids."""
+    return torch.as_tensor(text_encoder(tokens.to(text_encoder.device)).last_hidden_state)
 
 
 def _check_layout(location: str, revision: str | None) -> None:
@@ -274,9 +306,23 @@ def _download_index(location: str, revision: str | None) -> Path:
         ) from error
 
 
-def _module_digest(vae: Any) -> str:
-    digest = hashlib.sha256(f"{vae.config.scaling_factor} {vae.config.shift_factor}".encode())
-    for name, tensor in sorted(vae.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().float().cpu().numpy().tobytes())
+def weights_digest(module: nn.Module, settings: str = "", parts: tuple[str, ...] = ()) -> str:
+    """Returns the sha256 of a module's weights in their type, under their names, and of some settings.
+
+    Args:
+        module: on any device.
+        settings: what else decides its outputs.
+        parts: the beginnings of the names that count; empty takes all.
+    """
+    digest = hashlib.sha256(settings.encode())
+    for name, tensor in sorted(module.state_dict().items()):
+        if not parts or name.startswith(parts):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _encoder_digest(vae: Any) -> str:
+    """Digest of what decides latents; the decoder does not."""
+    settings = json.dumps([vae.config.get(name) for name in ENCODER_SETTINGS])
+    return weights_digest(vae, settings, ("encoder.", "quant_conv."))

@@ -25,13 +25,13 @@ import torch
 from torch import Tensor
 
 from rid.models.budget import BudgetRange, signed_to_levels
-from rid.models.checkpoint import DefenderCard, check_shapes, file_sha256, load_strictly
+from rid.models.checkpoint import DefenderCard, check_effect, check_shapes, file_sha256, load_strictly
 from rid.models.defender import Defender, DefenderSize, sincos_positions
 
 HEADS = 8  # of every published checkpoint; the shapes of its tensors do not tell
+BLOCKS = {1152: 14}  # by width, of every published checkpoint: a file that lost its last blocks still fits together
 EXAMPLE = "ASDS-eps-12_255.bin"
 BUDGET_IN_NAME = re.compile(r"eps-?(\d+)_255")
-BLOCK_KEY = re.compile(r"blocks\.(\d+)\.(.+)")
 POSITION_ROUNDING = 1e-6  # what another library's sine and cosine may differ by
 LOSSES = {
     "ASDS-eps": "Adv-SDS and regression",
@@ -40,21 +40,28 @@ LOSSES = {
 }
 
 
-def read_published(path: Path, *, budget_levels: int | None = None, heads: int = HEADS) -> Defender:
+class CheckpointDamaged(ValueError):
+    """A checkpoint with a part that is not what was written."""
+
+
+def read_published(
+    path: Path, *, budget_levels: int | None = None, heads: int = HEADS, blocks: int | None = None
+) -> Defender:
     """Reads a published checkpoint and returns the folded network in float32, in evaluation mode.
 
     Args:
         path: the .bin file.
         budget_levels: the budget it was trained at, in 8-bit levels, where the file's name does not say.
         heads: attention heads.
+        blocks: transformer blocks, where the width is none that was published.
 
     Raises:
         ValueError: in one sentence, if the file is no such checkpoint, naming the first missing, extra or misshapen
-            tensor, or if its budget is not known or no whole number of levels.
+            tensor, if it is damaged, if its budget or its number of blocks is not known, or if it changes no photo.
     """
     state = load_state(path)
     budget = trained_budget(path.name, budget_levels)
-    size = infer_size(state, heads, str(path))
+    size = infer_size(state, heads, blocks, str(path))
     check_shapes(state, published_shapes(size, state), str(path))
     size, folded = fold_constants(state, size)
     for name, tensor in folded.items():
@@ -62,6 +69,7 @@ def read_published(path: Path, *, budget_levels: int | None = None, heads: int =
             raise ValueError(f"{path}: {name} holds values that are not finite numbers")
     defender = Defender(size, budget)
     load_strictly(defender, folded, str(path))
+    check_effect(defender, str(path))
     return defender.eval()
 
 
@@ -90,10 +98,11 @@ def load_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ValueError(f"there is no file {path}: give a published checkpoint such as {EXAMPLE}")
     try:
+        _check_sums(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's guesses at what is wrong with a pickle
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except MemoryError:
+    except (MemoryError, CheckpointDamaged):
         raise
     except pickle.UnpicklingError as error:
         raise ValueError(
@@ -142,11 +151,12 @@ def trained_budget(file_name: str, stated: int | None) -> BudgetRange:
     return BudgetRange(int(levels), int(levels), int(levels))
 
 
-def infer_size(state: Mapping[str, Tensor], heads: int, origin: str) -> DefenderSize:
-    """Reads the architecture off the tensors' shapes.
+def infer_size(state: Mapping[str, Tensor], heads: int, blocks: int | None, origin: str) -> DefenderSize:
+    """Reads the architecture off the tensors' shapes; the number of blocks is that of the published width, or stated.
 
     Raises:
-        ValueError: naming a tensor that is missing or whose shape belongs to no architecture.
+        ValueError: naming a tensor that is missing or whose shape belongs to no architecture, or if the number of
+            blocks is not known.
     """
     patch = _shape(state, "x_embedder.proj.weight", 4, origin)[-1]
     tokens = _shape(state, "pos_embed", 3, origin)[1]
@@ -163,7 +173,7 @@ def infer_size(state: Mapping[str, Tensor], heads: int, origin: str) -> Defender
         working_resolution=grid * patch,
         patch=patch,
         width=width,
-        depth=_depth(state),
+        depth=_depth(width, blocks, origin),
         heads=heads,
         mlp_ratio=hidden // width,
     )
@@ -254,8 +264,30 @@ def _free(state: Mapping[str, Tensor], name: str, side: int) -> int:
     return state[name].shape[side] if name in state and state[name].ndim == 2 else 0
 
 
-def _depth(state: Mapping[str, Tensor]) -> int:
-    """Counts the blocks; a number under which most of a block's tensors are missing is no block."""
-    names = block_shapes(0, 0)
-    found = Counter(match[1] for match in map(BLOCK_KEY.fullmatch, state) if match and match[2] in names)
-    return sum(2 * count > len(names) for count in found.values())
+def _depth(width: int, stated: int | None, origin: str) -> int:
+    """The number of blocks that has to be there; the tensors do not tell whether the last of them are missing."""
+    depth = stated or BLOCKS.get(width)
+    if depth is None:
+        known = ", ".join(f"{blocks} at width {known_width}" for known_width, blocks in BLOCKS.items())
+        raise ValueError(
+            f"{origin} has a width of {width}, and the number of its blocks is known for no such checkpoint ({known} "
+            "were published): state it with --blocks"
+        )
+    return depth
+
+
+def _check_sums(path: Path) -> None:
+    """Holds every member of a zip against its CRC, which torch's reader does not do.
+
+    Raises:
+        CheckpointDamaged: naming a member that is another than was written.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise CheckpointDamaged(
+            f"{path} is not a published checkpoint as it was written: {damaged} in it is damaged (its CRC differs); "
+            "fetch the file again"
+        )

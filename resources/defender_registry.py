@@ -14,22 +14,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rid.resources.defender_files import (
+    CONFIG,
+    DefenderCorrupt,
+    budget_words,
+    check_budgets,
+    check_folder,
+    check_weights,
+    config_of,
+    read_config,
+)
 from rid.resources.storage import Storage
 
 DEFAULT_ALIAS = "default"
 ALIAS = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
 DIGEST_PREFIX = re.compile(r"^[0-9a-f]{6,64}$")
-CONFIG = "config.json"
 ALIASES = "aliases.json"
-FILE_NAME = re.compile(r"^(weights|model)[A-Za-z0-9._-]*\.(safetensors|onnx)$")
 
 
 class UnknownDefender(ValueError):
     """No defender has that name; the message lists those that exist."""
-
-
-class DefenderCorrupt(ValueError):
-    """A defender's file is missing or is not what its config.json describes."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +80,7 @@ class DefenderEntry:
     @property
     def budgets(self) -> str:
         """The budgets it was trained for, in words."""
-        low, high = self.config["budget"]["min"], self.config["budget"]["max"]
-        return f"a fixed budget of {low} of 255 levels" if low == high else f"budgets of {low} to {high} of 255 levels"
+        return budget_words(self.config)
 
     @property
     def onnx_file(self) -> str:
@@ -114,7 +117,7 @@ class DefenderRegistry:
                 config = read_config(self.storage.read_bytes(file.path), self.storage.uri(file.path))
                 entries[config["digest"]] = DefenderEntry(config["digest"], config, self.storage.uri(folder))
         for shipped in self._shipped_folders():
-            config = _config_of(shipped)
+            config = config_of(shipped)
             entries.setdefault(config["digest"], DefenderEntry(config["digest"], config, str(shipped)))
         names = self.aliases()
         return [
@@ -126,7 +129,7 @@ class DefenderRegistry:
 
     def aliases(self) -> dict[str, str]:
         """Returns digest by alias; a shipped folder's name is an alias until another defender takes it."""
-        shipped = {folder.name: str(_config_of(folder)["digest"]) for folder in self._shipped_folders()}
+        shipped = {folder.name: str(config_of(folder)["digest"]) for folder in self._shipped_folders()}
         return {**shipped, **self._recorded_aliases()}
 
     def resolve(self, name: str) -> DefenderEntry:
@@ -152,7 +155,7 @@ class DefenderRegistry:
                 raise UnknownDefender(f"{name!r} begins {len(found)} digests: give more digits")
         folder = Path(name).expanduser()
         if (folder / CONFIG).is_file():
-            config = _config_of(folder)
+            config = config_of(folder)
             return DefenderEntry(config["digest"], config, str(folder.absolute()))
         known = ", ".join(f"{'/'.join(e.aliases) or e.name} ({e.digest[:12]})" for e in entries.values()) or "none"
         raise UnknownDefender(f"there is no defender {name!r}; known are: {known}")
@@ -167,10 +170,15 @@ class DefenderRegistry:
         A defender may be registered again, with an ONNX file that it lacked; files that it had are kept.
 
         Raises:
-            DefenderCorrupt: if a file is not what its config.json describes.
+            DefenderCorrupt: if a file is not what its config.json describes, or its weights change no photo.
+            ValueError: if its weights are registered, or ship, with other budgets: the digest does not cover those.
         """
         config = check_folder(folder)
+        check_weights(folder, config["files"])
         digest = str(config["digest"])
+        known_entry = self.find(digest)
+        if known_entry is not None:
+            check_budgets(known_entry.config, config)
         target = self.storage.child(digest)
         for name, sha in config["files"].items():
             if not _holds(target, name, sha):
@@ -178,6 +186,8 @@ class DefenderRegistry:
 
         def merged(old: bytes | None) -> bytes:
             known = read_config(old, target.uri(CONFIG)) if old is not None else {}
+            if known:
+                check_budgets(known, config)
             files = {**known.get("files", {}), **config["files"]}
             return (json.dumps({**known, **config, "files": files}, indent=2, sort_keys=True) + "\n").encode()
 
@@ -248,61 +258,11 @@ def fetch_defender(location: str, digest: str, files: dict[str, str]) -> dict[st
     return found
 
 
-def check_folder(folder: Path) -> dict[str, Any]:
-    """Checks every file of a local defender folder, and its digest; returns its config.json.
-
-    Raises:
-        DefenderCorrupt: naming what does not match.
-    """
-    config = _config_of(folder)
-    for name, sha in config["files"].items():
-        file = folder / name
-        if not file.is_file() or _sha256_of(file) != sha:
-            raise DefenderCorrupt(f"{file} is missing or is not the file that config.json describes")
-    return config
-
-
-def read_config(data: bytes, where: str) -> dict[str, Any]:
-    """Parses a config.json and holds its digest against the architecture and the weights that it names.
-
-    Args:
-        data: its bytes.
-        where: its place, for the message.
-
-    Raises:
-        DefenderCorrupt: saying what is wrong.
-    """
-    try:
-        config: dict[str, Any] = json.loads(data)
-        files, architecture, digest = config["files"], config["architecture"], config["digest"]
-        odd = [name for name in files if not FILE_NAME.match(name)]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DefenderCorrupt(f"{where} does not describe a defender ({type(error).__name__}: {error})") from error
-    if odd:
-        raise DefenderCorrupt(
-            f"{where} names the file {odd[0]!r}: only weights*.safetensors and model*.onnx are allowed"
-        )
-    weights = {name: sha for name, sha in files.items() if name.startswith("weights")}
-    canonical = json.dumps({"architecture": architecture, "weights": weights}, sort_keys=True, separators=(",", ":"))
-    if hashlib.sha256(canonical.encode()).hexdigest() != digest:
-        raise DefenderCorrupt(f"{where}: its digest does not match its architecture and weights")
-    return config
-
-
-def _config_of(folder: Path) -> dict[str, Any]:
-    return read_config((folder / CONFIG).read_bytes(), str(folder / CONFIG))
-
-
 def _holds(storage: Storage, name: str, sha: str) -> bool:
     try:
         return hashlib.sha256(storage.read_bytes(name)).hexdigest() == sha
     except FileNotFoundError:
         return False
-
-
-def _sha256_of(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def cache_folder() -> Path:

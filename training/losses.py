@@ -51,15 +51,19 @@ def training_losses(
     perturbation = levels_to_signed(levels)
     adv_sds = regression = displacement = batch.image.new_zeros(())
     if B:
-        protected = (batch.image + perturbation[:B]).clamp(-1, 1)  # (B, 3, S, S)
+        clean = batch.image  # (B, 3, S, S)
+        protected = (clean + perturbation[:B]).clamp(-1, 1)  # (B, 3, S, S)
         noise = StepNoise(config.seed, step, batch.positions)
         if config.transformed_share:
-            protected = transform(protected, draw_transformations(config, noise))
+            drawn = draw_transformations(config, noise)
+            protected = transform(protected, drawn)
+            if config.displacement_weight:  # it compares the two, so that both take the same way
+                clean = transform(clean, drawn)
         if config.adv_sds_weight:
             mean = config.posterior == "mean"
             adv_sds = config.adv_sds_weight * ensemble_adv_sds_loss(models, protected, noise, posterior_mean=mean)
         if config.displacement_weight:
-            displacement = config.displacement_weight * displacement_loss(models, batch.image, protected)
+            displacement = config.displacement_weight * displacement_loss(models, clean, protected)
     if len(batch.pair_image):
         regression = config.regression_weight * regression_loss(perturbation[B:], batch.pair_perturbation)
     return Losses(adv_sds, regression, displacement)

@@ -45,6 +45,24 @@ class PhotoSet:
         """R, in pixels."""
         return int(self.pixels.shape[1])
 
+    def photos_digest(self) -> str:
+        """Returns the sha256 of the photos, in their order."""
+        return _array_digest(self.pixels)
+
+    def teacher_digest(self) -> str:
+        """Returns the sha256 of the perturbations, of the photos they belong to, and of their budget."""
+        return _array_digest(self.teacher_index, self.teacher, np.array(self.teacher_budget))
+
+
+def _array_digest(*arrays: NDArray[np.generic]) -> str:
+    """sha256 of arrays; of a memory map one photo is read at a time."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype} {array.shape}".encode())
+        for part in array if array.ndim > 1 else [array]:
+            digest.update(np.ascontiguousarray(part).tobytes())
+    return digest.hexdigest()
+
 
 def seeded_share(squares: Sequence[NDArray[np.uint8]], share: float, seed: int) -> list[int]:
     """Returns which photos belong to the seeded share; it depends on each photo's pixels alone, so it grows stably."""

@@ -94,7 +94,8 @@ def demo() -> TrainingConfig:
 def rid_512() -> TrainingConfig:
     """The paper's: the reference network at 512 px and a budget of 6 levels ("12/255" in [-1, 1]).
 
-    For GPUs: the paper trained 7 days on 8 A100-40G with SD 2.1-base, 1.5 and 1.4, one photo and one pair on each.
+    For GPUs: the paper trained 7 days on 8 A100-40G with SD 2.1-base, 1.5 and 1.4, one photo and one pair on each. Its
+    lambda is not stated; 3 is from the sweep at 64 px (benchmarks/RESULTS.md).
     `accelerate launch -m rid.training --recipe rid_512 ...` spreads the same batch over the GPUs there are.
     """
     return TrainingConfig(
@@ -107,6 +108,7 @@ def rid_512() -> TrainingConfig:
         batch=8,
         pair_batch=8,
         micro_batch=1,
+        regression_weight=3.0,
         warm_up_steps=500,
         learning_rate=3e-4,
         ema_decay=0.9999,

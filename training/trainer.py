@@ -19,14 +19,14 @@ import torch
 from accelerate import Accelerator
 
 from rid.models.defender import SIZES, Defender
-from rid.models.frozen_diffusion import FrozenDiffusion, checkpoint_autoencoders
+from rid.models.frozen_diffusion import FrozenDiffusion, checkpoint_autoencoders, weights_digest
 from rid.training.batches import Batch, make_batch
 from rid.training.config import TrainingConfig
 from rid.training.devices import autocast, training_accelerator
 from rid.training.losses import training_losses
 from rid.training.photo_set import PhotoSet
 from rid.training.run_log import RunLog
-from rid.training.training_state import TrainingState, fresh_state, resume, save_state, weights_digest
+from rid.training.training_state import TrainingState, fresh_state, resume, save_state
 
 LOG_EVERY = 10  # steps
 EXPLODED = 100.0  # times the usual loss; Adv-SDS at one photo a step varies by a factor of ten
@@ -121,16 +121,13 @@ def train_defender(
 def run_identity(
     config: TrainingConfig, photos: PhotoSet, models: Sequence[FrozenDiffusion], initial: Defender | None
 ) -> dict[str, Any]:
-    """Returns what a checkpoint's run is recognised by."""
+    """Returns what a checkpoint's run is recognised by: digests of photos, perturbations and every model's weights."""
     return {
         **config.to_json(),
-        "photos": len(photos.pixels),
-        "pairs": len(photos.teacher),
+        "photos": f"{len(photos.pixels)} with digest {photos.photos_digest()[:16]}",
+        "perturbations": f"{len(photos.teacher)} with digest {photos.teacher_digest()[:16]}",
         "initial": weights_digest(initial) if initial else None,
-        "models": [
-            f"{model.schedule.prediction_type} at {model.native_resolution} px, autoencoder {model.vae_digest[:12]}"
-            for model in models
-        ],
+        "models": [model.describe() for model in models],
     }
 
 

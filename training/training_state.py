@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,18 +120,10 @@ def resume(folder: Path, fresh: TrainingState, run: dict[str, Any]) -> TrainingS
     return fresh
 
 
-def weights_digest(defender: Defender) -> str:
-    """Returns the sha256 of a network's weights."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(defender.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
-    return digest.hexdigest()
-
-
 def _check_same_run(folder: Path, saved: dict[str, Any], run: dict[str, Any]) -> None:
     different = sorted(key for key in saved.keys() | run.keys() if saved.get(key) != run.get(key))
     if different:
-        changes = ", ".join(f"{key} was {saved.get(key)!r} and is {run.get(key)!r}" for key in different)
+        changes = "; ".join(f"{key} was {saved.get(key)!r} and is {run.get(key)!r}" for key in different)
         raise ValueError(
             f"{folder} holds the checkpoint of another run ({changes}): give another folder, or delete this one"
         )

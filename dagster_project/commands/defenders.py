@@ -34,7 +34,9 @@ def promote(name: str) -> int:
     return exit_codes.OK
 
 
-def import_published(file: Path, *, name: str | None, budget: int | None, heads: int | None, as_json: bool) -> int:
+def import_published(
+    file: Path, *, name: str | None, budget: int | None, heads: int | None, blocks: int | None, as_json: bool
+) -> int:
     """Folds a published checkpoint, exports it to ONNX, registers it under RID_HOME and prints its digest.
 
     Raises:
@@ -51,7 +53,7 @@ def import_published(file: Path, *, name: str | None, budget: int | None, heads:
     from rid.training.exporting import add_onnx
 
     defenders = registry()
-    defender = read_published(file, budget_levels=budget, heads=heads or HEADS)
+    defender = read_published(file, budget_levels=budget, heads=heads or HEADS, blocks=blocks)
     assert defender.budget is not None
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -78,7 +80,8 @@ def export(name: str, target: str | None) -> int:
     Raises:
         ValueError: if there is no such defender, one of its files is missing or changed, or the target is not empty.
     """
-    from rid.resources.defender_registry import CONFIG, fetch_defender
+    from rid.resources.defender_files import CONFIG
+    from rid.resources.defender_registry import fetch_defender
     from rid.resources.storage import Storage
 
     entry = registry().resolve(name)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from quick_pipelines import photo_crops
+from safetensors.torch import load_file, save_file
 
 from rid.models.frozen_diffusion import load_frozen_diffusion
 from rid.training.batches import pixels_to_signed
@@ -18,7 +19,7 @@ def test_both_prediction_types_load_frozen(pipelines: dict[str, Path]) -> None:
         assert model.schedule.prediction_type == kind
         assert model.native_resolution == 64
         assert not any(p.requires_grad for module in (model.vae, model.unet) for p in module.parameters())
-    assert models["epsilon"].vae_digest == models["v_prediction"].vae_digest
+    assert models["epsilon"].encoder_digest == models["v_prediction"].encoder_digest
 
 
 def test_the_saved_pipeline_is_a_stable_diffusion_pipeline(pipelines: dict[str, Path]) -> None:
@@ -122,3 +123,23 @@ def test_trained_models_predict_noise_better_than_nothing(pipelines: dict[str, P
         diffusion_losses(load_frozen_diffusion(str(f)), photo_crops(8, seed=5)).mean() for f in pipelines.values()
     ]
     assert np.all(np.array(losses) < 1.0)
+
+
+def test_the_encoder_alone_decides_shared_encodings_and_every_part_the_model(
+    pipelines: dict[str, Path], tmp_path: Path
+) -> None:
+    model = load_frozen_diffusion(str(pipelines["epsilon"]))
+    changed = {}
+    for part, name in (("vae", "decoder.conv_out.bias"), ("vae", "encoder.conv_out.bias"), ("unet", "conv_out.bias")):
+        folder = tmp_path / f"{part}-{name}"
+        shutil.copytree(pipelines["epsilon"], folder)
+        file = folder / part / "diffusion_pytorch_model.safetensors"
+        weights = load_file(file)
+        save_file(weights | {name: weights[name] + 1}, file, {"format": "pt"})
+        changed[name] = load_frozen_diffusion(str(folder))
+    keys = {name: other.encoding_key for name, other in changed.items()}
+    assert keys["decoder.conv_out.bias"] == keys["conv_out.bias"] == model.encoding_key != keys["encoder.conv_out.bias"]
+    other_prompt = load_frozen_diffusion(str(pipelines["epsilon"]), prompt="photo")
+    names = {one.describe() for one in (model, other_prompt, *changed.values())}
+    assert len(names) == 5
+    assert load_frozen_diffusion(str(pipelines["epsilon"])).describe() in names

@@ -4,6 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,19 @@ from torch import Tensor
 from rid.models.budget import BudgetRange
 from rid.models.checkpoint import DefenderCard, load_defender, save_defender
 from rid.models.engines import OnnxEngine
-from rid.models.published import published_card, read_published, trained_budget
+from rid.models.published import published_card, trained_budget
+from rid.models.published import read_published as read_any
 
 SMALL = Shape()
 NAME = "ASDS-eps-12_255.bin"
+BLOCKS = ("--blocks", str(SMALL.depth))
 TOLERANCE = 1e-5  # of the budget
 LOCKS = (".config.json.lock",)
+
+
+def read_published(path: Path, **options: Any) -> Any:
+    """Reads a small checkpoint of two blocks; only those of the published width know how many they have."""
+    return read_any(path, **{"blocks": SMALL.depth} | options)
 
 
 def images(count: int, side: int) -> Tensor:
@@ -47,7 +55,7 @@ def error_of_budget(path: Path, state: State, shape: Shape, **options: Any) -> f
 )
 def test_the_folded_network_is_the_unfolded_one(tmp_path: Path, shape: Shape) -> None:
     state = write_checkpoint(tmp_path / NAME, shape)
-    assert error_of_budget(tmp_path / NAME, state, shape, heads=shape.heads) <= TOLERANCE
+    assert error_of_budget(tmp_path / NAME, state, shape, heads=shape.heads, blocks=shape.depth) <= TOLERANCE
 
 
 def test_nothing_dead_is_kept(tmp_path: Path) -> None:
@@ -171,6 +179,44 @@ def test_a_file_that_is_not_there_and_a_folder(tmp_path: Path) -> None:
             read_published(place)
 
 
+def test_a_flipped_bit_anywhere_in_the_weights_is_refused(tmp_path: Path) -> None:
+    """torch's reader takes it: it does not hold a member against its CRC."""
+    write_checkpoint(tmp_path / NAME)
+    data = (tmp_path / NAME).read_bytes()
+    with zipfile.ZipFile(tmp_path / NAME) as archive:
+        members = [entry for entry in archive.infolist() if "/data/" in entry.filename and entry.file_size > 1000]
+    for member in members[:: len(members) // 4]:
+        damaged = bytearray(data)
+        damaged[member.header_offset + member.file_size // 2 + 128] ^= 0x10
+        (tmp_path / NAME).write_bytes(damaged)
+        torch.load(tmp_path / NAME, weights_only=True)
+        with pytest.raises(ValueError, match=r"is damaged \(its CRC differs\); fetch the file again") as caught:
+            read_published(tmp_path / NAME)
+        assert member.filename in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_that_lost_its_last_block_is_no_smaller_network(tmp_path: Path) -> None:
+    state = random_checkpoint(SMALL)
+    torch.save({name: tensor for name, tensor in state.items() if "blocks.1." not in name}, tmp_path / NAME)
+    with pytest.raises(ValueError, match=r"blocks\.1\.attn\.qkv\.weight is missing \(and 9 more\)"):
+        read_published(tmp_path / NAME)
+    with pytest.raises(ValueError, match=r"a width of 32, and the number of its blocks is known .* state it with --bl"):
+        read_any(tmp_path / NAME)
+    published = {name: tensor.half() for name, tensor in random_checkpoint(Shape(width=1152, depth=1)).items()}
+    torch.save(published, tmp_path / NAME)
+    with pytest.raises(ValueError, match=r"blocks\.1\.attn\.qkv\.weight is missing \(and 129 more\)"):
+        read_any(tmp_path / NAME)
+
+
+@pytest.mark.parametrize("dead", ["", "final_layer.linear"])
+def test_a_checkpoint_that_changes_nothing_is_refused(tmp_path: Path, dead: str) -> None:
+    state = random_checkpoint(SMALL)
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in state.items() if name.startswith(dead)}
+    torch.save(state | zeros | {"pos_embed": state["pos_embed"]}, tmp_path / NAME)
+    with pytest.raises(ValueError, match="outputs zero everywhere: it changes no photo"):
+        read_published(tmp_path / NAME)
+
+
 def test_a_torn_checkpoint_is_refused(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / NAME)
     data = (tmp_path / NAME).read_bytes()
@@ -247,7 +293,7 @@ def protect_two_photos(rid: Any, folder: Path, defender: str, *more: str) -> tup
 def test_import_then_protect_then_export(rid: Any, tmp_path: Path) -> None:
     shape = Shape(side=64)
     state = write_checkpoint(tmp_path / NAME, shape)
-    code, out, err = rid("defenders", "import", NAME, "--json")
+    code, out, err = rid("defenders", "import", NAME, *BLOCKS, "--json")
     assert (code, err) == (0, "")
     imported = json.loads(out)
     digest, config = imported["digest"], imported["config"]
@@ -271,7 +317,7 @@ def test_import_then_protect_then_export(rid: Any, tmp_path: Path) -> None:
     assert "a fixed budget of 6 of 255 levels" in rid("defenders", "list")[1]
 
     before_again = tree(tmp_path / "rid-home" / "defenders")
-    assert rid("defenders", "import", NAME)[1].startswith(digest)
+    assert rid("defenders", "import", NAME, *BLOCKS)[1].startswith(digest)
     assert tree(tmp_path / "rid-home" / "defenders") == before_again
 
     code, out, _ = rid("defenders", "export", digest[:8], "folder")
@@ -289,7 +335,7 @@ def test_a_wrong_file_registers_nothing(rid: Any, tmp_path: Path) -> None:
     state = write_checkpoint(tmp_path / NAME)
     del state["blocks.1.mlp.fc2.bias"]
     torch.save(state, tmp_path / NAME)
-    code, out, err = rid("defenders", "import", NAME)
+    code, out, err = rid("defenders", "import", NAME, *BLOCKS)
     assert (code, out) == (5, "") and err.startswith("rid: ") and err.count("\n") == 1
     assert "blocks.1.mlp.fc2.bias is missing" in err
     assert not (tmp_path / "rid-home").exists()
@@ -301,7 +347,7 @@ def test_a_wrong_file_registers_nothing(rid: Any, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_name_a_budget_and_heads_can_be_stated(rid: Any, tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "weights.bin", Shape(heads=2))
-    code, out, _ = rid("defenders", "import", "weights.bin", "--budget", "4", "--heads", "2", "--name", "mine")
+    code, out, _ = rid("defenders", "import", "weights.bin", "--budget", "4", "--heads", "2", *BLOCKS, "--name", "mine")
     assert code == 0 and "mine" in out
     entry = next(e for e in json.loads(rid("defenders", "list", "--json")[1]) if e["name"] == "mine")
     assert out.startswith(entry["digest"])
@@ -313,7 +359,7 @@ def test_a_name_a_budget_and_heads_can_be_stated(rid: Any, tmp_path: Path) -> No
 def test_without_torch_importing_is_one_sentence(rid: Any, tmp_path: Path, package: str, monkeypatch: Any) -> None:
     write_checkpoint(tmp_path / NAME)
     monkeypatch.setitem(sys.modules, package, None)  # what Python's own import does with a package that is not there
-    code, out, err = rid("defenders", "import", NAME)
+    code, out, err = rid("defenders", "import", NAME, *BLOCKS)
     assert (code, out) == (5, "") and err.count("\n") == 1
     assert f"needs {package}, which this machine lacks: install the extra `train`" in err
 

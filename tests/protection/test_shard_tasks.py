@@ -16,7 +16,7 @@ from rid.assets.protection.shards.task import ProbeTask, ShardTask, probe_photo,
 from rid.assets.protection.state import ShardWork
 from rid.models.protector import Protector, ZeroPerturbation
 from rid.resources.dask_workers import Workers
-from rid.resources.defender_registry import DefenderCorrupt
+from rid.resources.defender_files import DefenderCorrupt
 from rid.resources.storage import Storage
 
 

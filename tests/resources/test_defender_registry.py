@@ -1,20 +1,18 @@
 import hashlib
 import json
 import multiprocessing
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from tiny_defender import write_tiny_defender
 
-from rid.resources.defender_registry import (
-    DefenderCorrupt,
-    DefenderRegistry,
-    UnknownDefender,
-    cache_folder,
-    fetch_defender,
-    read_config,
-)
+from rid.models.checkpoint import defender_digest
+from rid.resources.defender_files import DefenderCorrupt, read_config
+from rid.resources.defender_registry import DefenderRegistry, UnknownDefender, cache_folder, fetch_defender
 from rid.resources.storage import Storage
 
 
@@ -234,3 +232,48 @@ def test_the_config_of_a_registered_defender_is_written_once(registry: DefenderR
     registry.register(folder)
     assert {entry.path: entry.identity for entry in registry.storage.list_files()} == before
     assert isinstance(registry.storage, Storage) and f"{digest}/config.json" in before
+
+
+def test_equal_weights_with_other_budgets_are_refused(registry: DefenderRegistry, folder: Path, tmp_path: Path) -> None:
+    """The digest covers the weights alone: the entry would serve other budgets from then on."""
+    digest = registry.register(folder)
+    before = registry.storage.child(digest).read_bytes("config.json")
+    change_config(folder, budget={"min": 6, "max": 6, "default": 6}, name="other")
+    with pytest.raises(
+        ValueError, match=r"registered for budgets of 1 to 16 .*, not for a fixed budget of 6"
+    ) as caught:
+        registry.register(folder)
+    assert "\n" not in str(caught.value)
+    assert registry.storage.child(digest).read_bytes("config.json") == before
+    shipped = tmp_path / "copy"
+    shutil.copytree(tmp_path / "shipped" / "default", shipped)
+    change_config(shipped, budget={"min": 1, "max": 16, "default": 2})
+    with pytest.raises(ValueError, match="are those of defender tiny-7"):
+        registry.register(shipped)
+
+
+def write_weights(folder: Path, **tensors: np.ndarray) -> None:
+    """Other weights, and the digest that goes with them."""
+    save_file(tensors, folder / "weights.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    sha = hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()
+    digest = defender_digest(config["architecture"], {"weights.safetensors": sha})
+    change_config(folder, digest=digest, files=config["files"] | {"weights.safetensors": sha})
+
+
+@pytest.mark.parametrize(
+    ("tensors", "sentence"),
+    [
+        ({"blocks.0.gate1": np.zeros(4, np.float16), "linear.weight": np.zeros((3, 4))}, "all weights in"),
+        ({"blocks.0.gate1": np.ones(4), "linear.weight": np.zeros((3, 4)), "linear.bias": np.zeros(3)}, "last layer"),
+    ],
+)
+def test_a_defender_that_changes_nothing_is_not_registered(
+    registry: DefenderRegistry, folder: Path, tensors: dict[str, np.ndarray], sentence: str
+) -> None:
+    write_weights(folder, **tensors)
+    with pytest.raises(DefenderCorrupt, match=rf"{sentence} .* are zero: this defender changes no photo"):
+        registry.register(folder)
+    assert not list(registry.storage.list_files())
+    write_weights(folder, **tensors | {"linear.bias": np.ones(3)})
+    assert registry.register(folder)

@@ -89,7 +89,8 @@ def random_model(
         scaling_factor=scaling,
         shift_factor=0.0,
         native_resolution=native,
-        vae_digest=f"{vae_seed} {channels} {scaling}",
+        encoder_digest=f"{vae_seed} {channels} {scaling}",
+        text_digest=f"{seed}",
     )
 
 

@@ -171,6 +171,19 @@ def test_equal_autoencoders_are_kept_once_and_others_are_not() -> None:
     assert [model.unet for model in shared] == [model.unet for model in models]
 
 
+def test_models_whose_decoders_alone_differ_share_encodings_and_keep_their_decoders() -> None:
+    one, other = random_model(), random_model("v_prediction", seed=1)
+    torch.nn.init.ones_(other.vae.decoder.conv_out.bias)
+    assert one.encoding_key == other.encoding_key
+    shared = share_autoencoders([one, other, one])
+    assert shared[1].vae is other.vae and shared[0].vae is shared[2].vae is one.vae
+    calls: list[int] = []
+    for model in (one, other):
+        model.vae.encoder.register_forward_hook(lambda *_: calls.append(1))
+    ensemble_adv_sds_loss(shared, pixels_to_signed(photo_crops(1, side=32)), StepNoise(0, 0, range(1)))
+    assert len(calls) == 1
+
+
 def test_checkpointing_the_autoencoder_gives_the_same_gradient() -> None:
     models = mixture()
     gradients = []

@@ -1,12 +1,16 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from quick_pipelines import photo_crops
+from training_runs import CONFIG, random_model, small_photo_set
 
+from rid.models.defender import SIZES, Defender
 from rid.models.frozen_diffusion import FrozenDiffusion, load_frozen_diffusion
-from rid.training.batches import pixels_to_signed
+from rid.training.batches import make_batch, pixels_to_signed
 from rid.training.displacement import displacement_loss
+from rid.training.losses import training_losses
 
 
 @pytest.fixture(scope="module")
@@ -42,3 +46,12 @@ def test_models_with_one_encoding_count_once(models: list[FrozenDiffusion]) -> N
     image = pixels_to_signed(photo_crops(1, seed=4))
     alone = displacement_loss(models[:1], image, image * 0.9)
     assert displacement_loss([models[0], models[0]], image, image * 0.9) == alone
+
+
+def test_photos_are_compared_after_one_and_the_same_transformation() -> None:
+    """A fresh network changes nothing; only what a platform does to the photo would be left."""
+    config = replace(CONFIG, adv_sds_weight=0.0, displacement_weight=1.0, transformed_share=1.0)
+    losses = training_losses(
+        Defender(SIZES[CONFIG.size]), [random_model()], make_batch(small_photo_set(), config, 0), config, 0
+    )
+    assert losses.displacement == 0

@@ -99,16 +99,22 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
         train_small(tmp_path, steps=3, learning_rate=1e-3)
     with pytest.raises(ValueError, match="models was"):
         train_small(tmp_path, steps=3, models=[random_model(), random_model(seed=1)])
+    with pytest.raises(ValueError, match=r"another run \(models was .*U-Net"):  # of equal autoencoder and prediction
+        train_small(tmp_path, steps=3, models=[random_model(), random_model("v_prediction", seed=2)])
     with pytest.raises(ValueError, match="initial was None"):
         train_small(tmp_path, steps=3, initial=Defender(SIZES[CONFIG.size]))
 
 
-def test_the_command_says_in_one_sentence_what_is_wrong(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "training", "--photos", "none.parquet", "--out", str(tmp_path)]
-    done = subprocess.run([*command, "--models", str(tmp_path), "--set", "steps=0"], capture_output=True, text=True)
-    assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1].startswith("error: steps, batch")
-    assert "Traceback" not in done.stderr
+def test_as_many_other_photos_or_perturbations_are_another_run(tmp_path: Path) -> None:
+    """They were taken for the same ones, and the run went on without an error."""
+    photos, config, models = small_photo_set(), replace(CONFIG, steps=3), [random_model()]
+    trainer.train_defender(config, photos, models, tmp_path)
+    others = replace(photos, pixels=photos.pixels ^ 1)
+    with pytest.raises(ValueError, match=r"another run \(photos was '6 with digest \w+' and is '6 with digest \w+'\):"):
+        trainer.train_defender(config, others, models, tmp_path)
+    for changed in (replace(photos, teacher=-photos.teacher), replace(photos, teacher_index=photos.teacher_index - 1)):
+        with pytest.raises(ValueError, match=r"another run \(perturbations was '3 with digest"):
+            trainer.train_defender(config, changed, models, tmp_path)
 
 
 def test_random_numbers_go_on_after_a_resume(tmp_path: Path) -> None:
@@ -288,6 +294,10 @@ def test_a_run_that_cannot_be_is_refused_before_it_starts(tmp_path: Path) -> Non
     fixed = replace(CONFIG, budget_min=3, budget_max=3, budget_default=3, recipe="fixed")
     with pytest.raises(ValueError, match="with a budget of 8 levels, but the recipe fixed trains with 3 to 3"):
         trainer.train_defender(fixed, replace(small_photo_set(), teacher_budget=8), [random_model()], tmp_path)
+
+
+def test_the_large_recipes_have_the_lambda_of_the_sweep() -> None:
+    assert [recipe(name).regression_weight for name in ("faces_64", "rid_512", "small_512")] == [3.0, 3.0, 3.0]
 
 
 def test_every_recipe_is_complete_and_named_after_its_function() -> None:

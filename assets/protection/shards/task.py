@@ -33,7 +33,7 @@ from rid.models.protector import BudgetBroken, ProtectedPhoto, Protector, ZeroPe
 from rid.models.protector_process import place_of
 from rid.resources.catalogs import open_parquet
 from rid.resources.crash_points import crash_point
-from rid.resources.defender_registry import DefenderCorrupt
+from rid.resources.defender_files import DefenderCorrupt
 from rid.resources.schemas import RECEIPTS, Reason, Status
 from rid.resources.storage import Storage
 
