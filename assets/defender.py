@@ -23,6 +23,8 @@ from rid.resources.places import Places
 from rid.resources.storage import Storage
 from rid.training.teachers.units import photo_digest
 
+TRAINING_SECONDS = 30 * 86400.0  # the longest training that is waited for
+
 
 @asset(
     deps=[teacher_perturbations],
@@ -82,7 +84,9 @@ def train_on(workers: Workers, config: DefenderRunConfig, places: Places) -> dic
         config.sample_sheet,
     )
     found = train(task) if not trained else None
-    for done in workers.run(train, [task] if trained else [], prefix="train", expected=1, gpu=True):
+    for done in workers.run(
+        train, [task] if trained else [], prefix="train", expected=1, gpu=True, longest=TRAINING_SECONDS
+    ):
         if done.result is None:
             raise RuntimeError("the worker died while it trained: run again to go on from the last checkpoint")
         found = done.result

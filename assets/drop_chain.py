@@ -33,12 +33,14 @@ from rid.assets.protected_catalog import check_protected_catalog, make_protected
 from rid.assets.protection.failure_budget import FailureBudgetExceeded
 from rid.assets.protection_inputs import observations
 from rid.assets.protection_report import PROTECTION_REPORT, ReportConfig, make_protection_report
+from rid.resources.bounded_run import is_transient
 from rid.resources.commits import ConflictingCommit, ProtectedTable
 from rid.resources.dask_cluster import DaskCluster
-from rid.resources.dask_workers import Workers, WorkersUnavailable, is_transient
+from rid.resources.dask_workers import Workers
 from rid.resources.defender_files import DefenderCorrupt
 from rid.resources.places import Places
 from rid.resources.s3_objects import CredentialsRefusedError
+from rid.resources.scheduler_state import WorkersUnavailable
 from rid.resources.worker_versions import WrongWorkerVersion
 
 # What no single drop can cause: another drop would only fail the same way.

@@ -7,40 +7,30 @@ and a task whose worker died is reported as killed instead of ending the run, so
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import heapq
 import ipaddress
 import itertools
 import logging
-import random
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import CancelledError
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from rid.resources.local_clusters import cores, embedded_cluster, gpu_cluster, has_gpu_workers, kill_workers
+from rid.resources.bounded_run import RETRIES, Completed, Patience, is_transient, repeat_delay, run_bounded
+from rid.resources.local_clusters import cores, embedded_cluster, gpu_cluster, kill_workers, revive_workers
+from rid.resources.scheduler_state import WorkersUnavailable, ask_scheduler, has_gpu_workers
 from rid.resources.worker_versions import check_versions
 
 TaskT = TypeVar("TaskT")
 ResultT = TypeVar("ResultT")
 
-RETRIES = 4  # repeats of a task that failed for a transient reason
 CONNECT_SECONDS = 15  # patience with a scheduler
-FIRST_DELAY = 0.5  # seconds before the first repeat; doubled each time, with jitter
-LOST = "the Dask scheduler was lost while tasks were running; run again to continue"
-PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
-PERMANENT_ERRNO = {27, 28, 30, 122}  # file too large, no space left, read-only file system, quota exceeded
+FIRST_WORKER_SECONDS = 300  # for the first worker; one starts in seconds unless the machine is busy
 
 
 class InsecureScheduler(ValueError):
     """A scheduler address that would run anybody's code: not TLS, and not on this machine."""
-
-
-class WorkersUnavailable(ConnectionError):
-    """The scheduler did not answer, or has no workers."""
 
 
 @dataclass(frozen=True)
@@ -64,15 +54,6 @@ class WorkerSettings:
             raise ValueError(f"{self.n_workers} workers are not possible: give 0 (this process) or more")
         if self.scheduler is not None:
             check_scheduler(self.scheduler, allow_insecure=self.allow_insecure)
-
-
-@dataclass(frozen=True)
-class Completed(Generic[TaskT, ResultT]):
-    """One finished task: its result, or `killed` if its worker died with it (`result` is None then)."""
-
-    task: TaskT
-    result: ResultT | None
-    killed: bool = False
 
 
 def check_scheduler(address: str, *, allow_insecure: bool = False) -> str:
@@ -99,30 +80,13 @@ def _is_loopback(host: str | None) -> bool:
         return False
 
 
-def task_key(prefix: str, task: object, attempt: int = 0) -> str:
-    """A Dask key derived from the task's content; no file name appears in it."""
-    return f"{prefix}-{hashlib.sha256(repr(task).encode()).hexdigest()[:40]}-{attempt}"
-
-
-def is_transient(error: BaseException) -> bool:
-    """True for faults that a repeat may cure: connections, timeouts, throttling; not for a full disk or bad input."""
-    if getattr(error, "transient", None) is not None:
-        return bool(error.transient)  # type: ignore[attr-defined]
-    if isinstance(error, OSError):
-        return not isinstance(error, PERMANENT) and error.errno not in PERMANENT_ERRNO
-    return type(error).__name__ in {
-        "CommClosedError",
-        "FutureCancelledError",
-        "CancelledError",
-        "EndpointConnectionError",
-    }
-
-
 class Workers:
     """Workers that start with the first task. Use as a context manager; leaving it stops what was started."""
 
-    def __init__(self, settings: WorkerSettings) -> None:
+    def __init__(self, settings: WorkerSettings, patience: Patience | None = None) -> None:
         self.settings = settings
+        self.patience = patience or Patience()
+        self._wanted = 0  # embedded workers that should be there
         self._cluster: Any = None
         self._client: Any = None
         self._checked: frozenset[str] = frozenset()
@@ -161,6 +125,7 @@ class Workers:
         expected: int,
         gpu: bool = False,
         alone: bool = False,
+        longest: float | None = None,
     ) -> Iterator[Completed[TaskT, ResultT]]:
         """Yields each task as it completes, in any order.
 
@@ -171,9 +136,10 @@ class Workers:
             expected: about how many tasks there are, so that no idle worker is started.
             gpu: asks for a GPU worker if the cluster has any.
             alone: one task at a time, so that a worker's death can be blamed on nothing else.
+            longest: seconds that a task may take; None is `patience.busy`.
 
         Raises:
-            WorkersUnavailable: if no worker can be had.
+            WorkersUnavailable: if no worker can be had, the scheduler is lost, or nothing finishes for too long.
             WrongWorkerVersion: if a worker of a given scheduler runs another version of this package.
             Exception: the task's own error, when it is not transient or was repeated in vain.
         """
@@ -186,10 +152,18 @@ class Workers:
             yield from _run_here(function, everything)
             return
         client = self.client(expected)
-        threads = sum(client.nthreads().values()) or 1
+        threads = sum(ask_scheduler(client, "ncores").values()) or 1
         labels = {"GPU": 1} if gpu and has_gpu_workers(client) else None
-        window = 1 if alone else 2 * threads + 2
-        yield from run_bounded(client, function, everything, prefix=prefix, window=window, resources=labels)
+        yield from run_bounded(
+            client,
+            function,
+            everything,
+            prefix=prefix,
+            window=1 if alone else 2 * threads + 2,
+            resources=labels,
+            patience=self.patience if longest is None else replace(self.patience, busy=longest),
+            revive=self._revive,
+        )
 
     def client(self, expected: int = 1) -> Any:
         """The connected client; starts or scales the embedded workers to what `expected` tasks can use."""
@@ -197,7 +171,8 @@ class Workers:
             self._connect(expected)
         elif self._cluster is not None and self.settings.n_workers != 0 and hasattr(self._cluster, "scale"):
             wanted = min(self.settings.n_workers or cores(), max(1, expected))
-            if wanted > len(self._cluster.workers) and not getattr(self._cluster, "cuda", False):
+            if wanted > self._wanted and not getattr(self._cluster, "cuda", False):
+                self._wanted = wanted
                 self._cluster.scale(wanted)
         if self.settings.scheduler is not None:
             self._checked = check_versions(self._client, self._checked)
@@ -221,15 +196,20 @@ class Workers:
                     f"no Dask scheduler with workers answers at {self.settings.scheduler}: {type(error).__name__}"
                 ) from error
             return
-        wanted = min(self.settings.n_workers or cores(), max(1, expected))
         self._cluster = gpu_cluster() if self.settings.use_gpus else None
-        if self._cluster is None:
-            try:
-                self._cluster = embedded_cluster(wanted)
-            except RuntimeError as error:  # what Dask says of a worker process that does not start
-                raise WorkersUnavailable(f"no worker process can be started on this machine: {error}") from error
-        self._client = Client(self._cluster, set_as_default=False)
-        self._client.wait_for_workers(1, timeout=60)
+        try:
+            if self._cluster is None:
+                self._wanted = min(self.settings.n_workers or cores(), max(1, expected))
+                self._cluster = embedded_cluster(self._wanted)
+            self._client = Client(self._cluster, set_as_default=False)
+            self._client.wait_for_workers(1, timeout=FIRST_WORKER_SECONDS)
+        except (RuntimeError, TimeoutError) as error:  # what Dask says of a worker process that does not start
+            raise WorkersUnavailable(f"no worker process can be started on this machine: {error}") from error
+
+    def _revive(self) -> None:
+        """Replaces embedded workers whose processes could not be started again after their death."""
+        if self._wanted:
+            revive_workers(self._cluster, self._wanted)
 
 
 def _run_here(function: Callable[[TaskT], ResultT], tasks: Iterable[TaskT]) -> Iterator[Completed[TaskT, ResultT]]:
@@ -241,87 +221,5 @@ def _run_here(function: Callable[[TaskT], ResultT], tasks: Iterable[TaskT]) -> I
             except Exception as error:
                 if attempt >= RETRIES or not is_transient(error):
                     raise
-                time.sleep(_delay(attempt))
+                time.sleep(repeat_delay(attempt))
         yield Completed(task, result)
-
-
-def run_bounded(
-    client: Any,
-    function: Callable[[TaskT], ResultT],
-    tasks: Iterable[TaskT],
-    *,
-    prefix: str,
-    window: int,
-    resources: dict[str, int] | None = None,
-    retries: int = RETRIES,
-) -> Iterator[Completed[TaskT, ResultT]]:
-    """Keeps at most `window` tasks on the cluster and yields them as they complete; see `Workers.run`."""
-    from distributed.comm import CommClosedError
-    from distributed.scheduler import KilledWorker
-
-    iterator = iter(tasks)
-    running: dict[Any, tuple[TaskT, int]] = {}
-    delayed: list[tuple[float, int, TaskT, int]] = []  # due time, tie-break, task, attempt
-    ties = itertools.count()
-
-    def submit(task: TaskT, attempt: int) -> None:
-        key = task_key(prefix, task, attempt)
-        running[client.submit(function, task, key=key, retries=0, resources=resources)] = (task, attempt)
-
-    def fill() -> None:
-        while delayed and delayed[0][0] <= time.monotonic():
-            _, _, task, attempt = heapq.heappop(delayed)
-            submit(task, attempt)
-        while len(running) + len(delayed) < window:
-            try:
-                submit(next(iterator), 0)
-            except StopIteration:
-                return
-
-    try:
-        fill()
-        while running or delayed:
-            for future in _finished(client, list(running), delayed):
-                task, attempt = running.pop(future)
-                error = None if future.status == "finished" else _error_of(future)
-                if error is None:
-                    yield Completed(task, future.result())
-                elif isinstance(error, KilledWorker):
-                    yield Completed(task, None, killed=True)
-                elif attempt < retries and is_transient(error):
-                    heapq.heappush(delayed, (time.monotonic() + _delay(attempt), next(ties), task, attempt + 1))
-                else:
-                    raise error
-            fill()
-    except (CommClosedError, CancelledError) as error:
-        raise WorkersUnavailable(LOST) from error
-    finally:
-        if running:
-            client.cancel(list(running), force=True)
-
-
-def _finished(client: Any, futures: list[Any], delayed: list[tuple[float, int, Any, int]]) -> list[Any]:
-    """Blocks until a task is finished or a repeat is due."""
-    from distributed import wait
-
-    patience = max(0.01, delayed[0][0] - time.monotonic()) if delayed else None
-    if not futures:
-        time.sleep(patience or 0)
-        return []
-    try:
-        with client.as_current():
-            return list(wait(futures, timeout=patience, return_when="FIRST_COMPLETED").done)
-    except TimeoutError:
-        return []
-
-
-def _error_of(future: Any) -> BaseException:
-    """The task's error, or the cancellation that a lost scheduler leaves behind."""
-    if future.status == "error":
-        error: BaseException = future.exception()
-        return error
-    return WorkersUnavailable(LOST)
-
-
-def _delay(attempt: int) -> float:
-    return FIRST_DELAY * 2.0**attempt * random.uniform(0.5, 1.5)

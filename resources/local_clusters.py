@@ -13,6 +13,11 @@ import signal
 import subprocess
 from typing import Any
 
+START_TRIES = 3
+START_SECONDS = 300  # for a worker process; one starts in seconds unless the machine is busy
+
+log = logging.getLogger(__name__)
+
 
 def cores() -> int:
     """Cores this process may use."""
@@ -31,7 +36,13 @@ def visible_gpus() -> list[str]:
 
 
 def embedded_cluster(n_workers: int) -> Any:
-    """Worker processes of one thread each that listen on the loopback interface alone, behind a temporary TLS key."""
+    """Worker processes of one thread each that listen on the loopback interface alone, behind a temporary TLS key.
+
+    A process that is killed while it starts fails the whole start, so that this is tried again.
+
+    Raises:
+        RuntimeError: if worker processes die or are not ready within `START_SECONDS`, `START_TRIES` times.
+    """
     import dask
     from distributed import LocalCluster
 
@@ -41,17 +52,35 @@ def embedded_cluster(n_workers: int) -> Any:
         "distributed.worker.memory.terminate": 0.95,
         "distributed.nanny.pre-spawn-environ.OPENCV_FOR_THREADS_NUM": 1,
     }
-    with dask.config.set(settings):
-        return LocalCluster(
-            n_workers=n_workers,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-            security=True,
-            preload=["rid.resources.worker_process"],
-            silence_logs=logging.CRITICAL,
-        )
+    for tries_left in reversed(range(START_TRIES)):
+        try:
+            with dask.config.set(settings):
+                return LocalCluster(
+                    n_workers=n_workers,
+                    threads_per_worker=1,
+                    processes=True,
+                    host="127.0.0.1",
+                    dashboard_address="127.0.0.1:0",
+                    security=True,
+                    preload=["rid.resources.worker_process"],
+                    silence_logs=logging.CRITICAL,
+                    death_timeout=START_SECONDS,
+                )
+        except (RuntimeError, TimeoutError) as error:
+            if not tries_left:
+                raise RuntimeError(f"{START_TRIES} times a worker process did not start: {error}") from error
+            log.warning("a worker process did not start (%s): all are started again", error)
+    raise AssertionError("the last try returns or raises")
+
+
+def revive_workers(cluster: Any, n_workers: int) -> None:
+    """Starts embedded workers in place of those that are gone for good; those that live or are starting stay."""
+    from distributed.core import Status
+
+    for name, nanny in list(cluster.workers.items()):
+        if nanny.status in (Status.closed, Status.failed):
+            cluster.workers.pop(name, None)
+    cluster.scale(n_workers)
 
 
 def kill_workers(cluster: Any) -> None:
@@ -74,9 +103,3 @@ def gpu_cluster() -> Any:
     )
     cluster.cuda = True
     return cluster
-
-
-def has_gpu_workers(client: Any) -> bool:
-    """Whether a worker of the cluster offers the resource GPU."""
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    return any(worker.get("resources", {}).get("GPU", 0) >= 1 for worker in workers)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 from typing import Any
 
+from rid.resources.scheduler_state import ANSWER_SECONDS, WorkersUnavailable, ask_scheduler
+
 PACKAGE = "rid-catalog"
 NAMED = 5  # workers that the sentence names
 
@@ -22,13 +24,22 @@ def check_versions(client: Any, checked: frozenset[str] = frozenset()) -> frozen
 
     Raises:
         WrongWorkerVersion: naming the workers and their versions.
+        WorkersUnavailable: if the scheduler or a worker does not answer.
     """
-    addresses = set(client.scheduler_info(n_workers=-1)["workers"])
+    addresses = set(ask_scheduler(client, "identity", n_workers=-1)["workers"])
     unknown = sorted(addresses - checked)
     if not unknown:
         return frozenset(addresses)
     here = importlib.metadata.version(PACKAGE)
-    answers = client.run(importlib.metadata.version, PACKAGE, workers=unknown, on_error="return")
+    try:
+        answers = client.run(
+            importlib.metadata.version, PACKAGE, workers=unknown, on_error="return", callback_timeout=ANSWER_SECONDS
+        )
+    except TimeoutError as error:
+        raise WorkersUnavailable(
+            f"one of the workers {', '.join(unknown[:NAMED])} did not say its version within {ANSWER_SECONDS:g} s: "
+            "end workers that hang, then run again"
+        ) from error
     wrong = {address: answer for address, answer in answers.items() if answer != here}
     if wrong:
         named = ", ".join(f"{address} ({_version(answer)})" for address, answer in sorted(wrong.items())[:NAMED])

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rid.assets.protection.shards.task import ProbeTask, ShardResult, ShardTask, probe_photo, protect_shard
-from rid.resources.dask_workers import Workers, WorkersUnavailable
+from rid.resources.dask_workers import Workers
+from rid.resources.scheduler_state import WorkersUnavailable
 
 
 def isolate(task: ShardTask, photos: int, workers: Workers) -> ShardResult:

@@ -8,17 +8,10 @@ from small_catalogs import request_for, tree, write_photos
 from worker_functions import Job, Poisoned, fail, fail_twice, kill_if_poison, trace
 
 from rid.assets.protection.run import run_drop
+from rid.resources.bounded_run import is_transient, run_bounded, task_key
 from rid.resources.dask_cluster import DaskCluster
-from rid.resources.dask_workers import (
-    InsecureScheduler,
-    Workers,
-    WorkerSettings,
-    WorkersUnavailable,
-    check_scheduler,
-    is_transient,
-    run_bounded,
-    task_key,
-)
+from rid.resources.dask_workers import InsecureScheduler, Workers, WorkerSettings, check_scheduler
+from rid.resources.scheduler_state import WorkersUnavailable
 
 
 @pytest.fixture(scope="module")

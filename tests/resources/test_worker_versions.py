@@ -14,7 +14,8 @@ from small_catalogs import request_for, run, write_photos
 from tiny_defender import write_tiny_defender
 from worker_functions import Job, trace
 
-from rid.resources.dask_workers import Workers, WorkerSettings, WorkersUnavailable
+from rid.resources.dask_workers import Workers, WorkerSettings
+from rid.resources.scheduler_state import WorkersUnavailable
 from rid.resources.worker_versions import PACKAGE, WrongWorkerVersion
 
 pytestmark = pytest.mark.slow

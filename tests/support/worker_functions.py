@@ -76,3 +76,11 @@ def kill_on_read(task: IndexTask) -> Any:
     if any(photo[0] == "deadly.jpg" for photo in task.photos):
         os.kill(os.getpid(), signal.SIGKILL)
     return index_photos(task)
+
+
+def wait_for_go(job: Job) -> str:
+    """Leaves its trace; a job called held then runs until its folder has a file called go."""
+    trace(job)
+    while job.name == "held" and not (Path(job.folder) / "go").exists():
+        time.sleep(0.02)
+    return job.name
