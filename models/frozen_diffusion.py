@@ -5,6 +5,7 @@ B batch, C latent channels, h and w latent sides, L prompt length, E text width.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Sequence
@@ -65,7 +66,7 @@ class FrozenDiffusion:
         vae: the autoencoder; `encode` maps (B, 3, H, W) in [-1, 1] to latents.
         unet: the denoiser.
         schedule: its forward process.
-        prompt_states: (1, L, E) text-encoder states of the prompt.
+        prompt_states: (1, L, E) text-encoder states of the prompt, in the type of the U-Net's weights.
         scaling_factor: s in z = s (E(x) - shift).
         shift_factor: subtracted before scaling; 0 for Stable Diffusion.
         native_resolution: the side in pixels the model was trained at.
@@ -99,7 +100,7 @@ class FrozenDiffusion:
     @property
     def encoding_key(self) -> tuple[str, int, torch.dtype]:
         """Equal for models whose latents of an image are equal."""
-        return self.encoder_digest, self.native_resolution, self.prompt_states.dtype
+        return self.encoder_digest, self.native_resolution, self.vae_dtype
 
     def describe(self) -> str:
         """Returns what the model is recognised by: resolution, prediction, and digests of the weights of every part.
@@ -110,6 +111,11 @@ class FrozenDiffusion:
         parts += f", U-Net {weights_digest(self.unet)[:12]}, text encoder and prompt {self.text_digest[:12]}"
         dtype = str(self.prompt_states.dtype).removeprefix("torch.")
         return f"{self.schedule.prediction_type} at {self.native_resolution} px in {dtype}, {parts}"
+
+    @property
+    def vae_dtype(self) -> torch.dtype:
+        """The type of the autoencoder's weights, which need not be the U-Net's."""
+        return next(self.vae.parameters()).dtype
 
     def resize(self, image: Tensor) -> Tensor:
         """Resizes (B, 3, H, W) to the native resolution, antialiased and differentiable."""
@@ -140,7 +146,10 @@ class FrozenDiffusion:
         return self._scale(posterior.mean + posterior.std * noise.to(posterior.mean))
 
     def _posterior(self, image: Tensor) -> Any:
-        return self.vae.encode(image.to(self.prompt_states.dtype)).latent_dist  # type: ignore[operator]
+        """Encodes; on a GPU in the type of the weights, whatever autocast says: bfloat16 would cost latents digits."""
+        on_gpu = image.device.type == "cuda"
+        with torch.autocast("cuda", enabled=False) if on_gpu else contextlib.nullcontext():
+            return self.vae.encode(image.to(self.vae_dtype)).latent_dist  # type: ignore[operator]
 
     def _scale(self, latents: Tensor) -> Tensor:
         return (latents - self.shift_factor) * self.scaling_factor
@@ -169,7 +178,7 @@ def share_autoencoders(models: Sequence[FrozenDiffusion]) -> list[FrozenDiffusio
 
 
 def _equal_autoencoders(one: FrozenDiffusion, other: FrozenDiffusion) -> bool:
-    if (one.encoder_digest, one.prompt_states.dtype) != (other.encoder_digest, other.prompt_states.dtype):
+    if (one.encoder_digest, one.vae_dtype) != (other.encoder_digest, other.vae_dtype):
         return False
     weights, others = one.vae.state_dict(), other.vae.state_dict()
     return weights.keys() == others.keys() and all(torch.equal(weights[name], others[name]) for name in weights)

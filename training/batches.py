@@ -7,7 +7,9 @@ B photos and P pairs of this process, S working resolution.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,8 +23,44 @@ from rid.training.photo_set import PhotoSet
 
 
 @dataclass(frozen=True)
+class DrawnBatch:
+    """One process's share of a step as whole levels: a quarter of the bytes that `Batch` has.
+
+    Attributes:
+        positions: B places in the step's whole batch.
+        image: (B, 3, S, S) uint8.
+        budget_levels: (B,) float32, in 8-bit levels.
+        pair_image: (P, 3, S, S) uint8, photos with a teacher perturbation; P may be 0.
+        pair_budget_levels: (P,) float32, the teacher's budget.
+        pair_perturbation: (P, 3, S, S) int8, in 8-bit levels.
+    """
+
+    positions: range
+    image: Tensor
+    budget_levels: Tensor
+    pair_image: Tensor
+    pair_budget_levels: Tensor
+    pair_perturbation: Tensor
+
+    def pinned(self) -> DrawnBatch:
+        """Returns the batch in page-locked memory, from which a GPU copies while it computes."""
+        return DrawnBatch(self.positions, *(tensor.pin_memory() for tensor in self._tensors()))
+
+    def to(self, device: torch.device) -> Batch:
+        """Copies the levels to a device and converts them there."""
+        image, budget, pair_image, pair_budget, levels = (
+            tensor.to(device, non_blocking=True) for tensor in self._tensors()
+        )
+        perturbation = levels_to_signed(levels.float())
+        return Batch(self.positions, _signed(image), budget, _signed(pair_image), pair_budget, perturbation)
+
+    def _tensors(self) -> tuple[Tensor, ...]:
+        return self.image, self.budget_levels, self.pair_image, self.pair_budget_levels, self.pair_perturbation
+
+
+@dataclass(frozen=True)
 class Batch:
-    """One step's photos, or a part of them.
+    """One step's photos, or a part of them, as the losses take them.
 
     Attributes:
         positions: B places in the step's whole batch, which seed the photos' noise.
@@ -39,11 +77,6 @@ class Batch:
     pair_image: Tensor
     pair_budget_levels: Tensor
     pair_perturbation: Tensor
-
-    def to(self, device: torch.device) -> Batch:
-        """Returns the batch on a device."""
-        tensors = (self.image, self.budget_levels, self.pair_image, self.pair_budget_levels, self.pair_perturbation)
-        return Batch(self.positions, *(tensor.to(device) for tensor in tensors))
 
     def split(self, largest: int) -> list[Batch]:
         """Cuts into micro-batches of at most `largest` photos and `largest` pairs each."""
@@ -63,6 +96,13 @@ class Batch:
         ]
 
 
+class _Source(NamedTuple):
+    """Where windows are cut out: `item(i)` is (R, R, 3)."""
+
+    item: Callable[[int], NDArray[Any]]
+    dtype: type[np.integer[Any]]
+
+
 @dataclass(frozen=True)
 class _Draws:
     """Which photos, which window of each, which are mirrored."""
@@ -76,17 +116,19 @@ class _Draws:
         index = random.integers(0, max(1, photos), count)
         return cls(index, random.integers(0, margin + 1, (count, 2)), random.random(count) < 0.5)
 
-    def windows(self, source: NDArray, index: NDArray, part: range, side: int) -> Tensor:  # type: ignore[type-arg]
-        """Cuts (part, S, S, 3) windows out of source[index], mirrors some, and returns them as (part, 3, S, S)."""
+    def windows(self, source: _Source, index: NDArray[np.int64], part: range, side: int) -> Tensor:
+        """Cuts S x S windows out of source(index), mirrors some, and returns a part of them as (part, 3, S, S)."""
         chosen = np.empty((len(part), side, side, 3), source.dtype)
         for row, place in enumerate(part):
             top, left = self.corner[place]
-            window = source[index[place], top : top + side, left : left + side]
+            window = source.item(int(index[place]))[top : top + side, left : left + side]  # (S, S, 3)
             chosen[row] = window[:, ::-1] if self.mirrored[place] else window
         return torch.from_numpy(np.ascontiguousarray(chosen.transpose(0, 3, 1, 2)))
 
 
-def make_batch(photos: PhotoSet, config: TrainingConfig, step: int, *, process: int = 0, processes: int = 1) -> Batch:
+def draw_batch(
+    photos: PhotoSet, config: TrainingConfig, step: int, *, process: int = 0, processes: int = 1
+) -> DrawnBatch:
     """Draws step `step`'s photos, crops, flips and budgets, and returns one process's share of them.
 
     A crop and a flip act on a photo and its perturbation together. Photos are drawn with replacement: a set smaller
@@ -102,13 +144,14 @@ def make_batch(photos: PhotoSet, config: TrainingConfig, step: int, *, process: 
     part = part_of(config.batch if config.uses_models else 0, process, processes)
     pair_part = part_of(pairs, process, processes)
     pair_photo = photos.teacher_index[pair.index] if pairs else pair.index
-    return Batch(
+    pixels, teacher = _Source(photos.photo, np.uint8), _Source(photos.perturbation, np.int8)
+    return DrawnBatch(
         positions=part,
-        image=_signed(drawn.windows(photos.pixels, drawn.index, part, side)),
+        image=drawn.windows(pixels, drawn.index, part, side),
         budget_levels=torch.from_numpy(budgets[part.start : part.stop]).float(),
-        pair_image=_signed(pair.windows(photos.pixels, pair_photo, pair_part, side)),
+        pair_image=pair.windows(pixels, pair_photo, pair_part, side),
         pair_budget_levels=torch.full((len(pair_part),), float(photos.teacher_budget)),
-        pair_perturbation=levels_to_signed(pair.windows(photos.teacher, pair.index, pair_part, side).float()),
+        pair_perturbation=pair.windows(teacher, pair.index, pair_part, side),
     )
 
 

@@ -20,11 +20,18 @@ from accelerate import Accelerator
 
 from rid.models.defender import SIZES, Defender
 from rid.models.frozen_diffusion import FrozenDiffusion, checkpoint_autoencoders, weights_digest
-from rid.training.batches import Batch, make_batch
+from rid.training.batches import Batch, DrawnBatch, draw_batch
 from rid.training.config import TrainingConfig
-from rid.training.devices import autocast, training_accelerator
+from rid.training.devices import (
+    allowing_tf32,
+    autocast,
+    device_numerics,
+    training_accelerator,
+    with_half_denoisers,
+)
 from rid.training.losses import training_losses
 from rid.training.photo_set import PhotoSet
+from rid.training.prefetch import Prefetch
 from rid.training.run_log import RunLog
 from rid.training.training_state import TrainingState, fresh_state, resume, save_state
 
@@ -96,11 +103,18 @@ def train_defender(
     run = run_identity(config, photos, models, initial)
     state = resume(folder, fresh_state(config, initial, accelerator.device), run)
     network, optimiser = accelerator.prepare(state.defender, state.optimiser)
-    with RunLog(folder, state.step) if accelerator.is_main_process else contextlib.nullcontext() as log:
+    numerics = device_numerics(config.precision, accelerator.device)
+    models = with_half_denoisers(models, numerics)
+    with (
+        RunLog(folder, state.step) if accelerator.is_main_process else contextlib.nullcontext() as log,
+        Prefetch(_draw(photos, config, accelerator), range(state.step, config.steps)) as batches,
+        allowing_tf32(numerics),
+    ):
         began = time.monotonic() - (log.earlier_seconds if log else 0.0)
         while state.step < config.steps:
             step = state.step
-            result = _optimise(accelerator, network, optimiser, state, models, photos, config)
+            batch = batches.take().to(accelerator.device)
+            result = _optimise(accelerator, network, optimiser, state, models, batch, config)
             if log:
                 record = _record(step, result, config, time.monotonic() - began)
                 if step % LOG_EVERY == 0 or state.step == config.steps:
@@ -141,20 +155,29 @@ def learning_rate_factor(config: TrainingConfig, step: int) -> float:
     return min(warm_up, decay, 1.0)
 
 
+def _draw(photos: PhotoSet, config: TrainingConfig, accelerator: Accelerator) -> Callable[[int], DrawnBatch]:
+    """Returns what draws this process's part of a step's batch, in page-locked memory where a GPU takes it."""
+    process, processes = accelerator.process_index, accelerator.num_processes
+    pinned = accelerator.device.type == "cuda"
+
+    def draw(step: int) -> DrawnBatch:
+        batch = draw_batch(photos, config, step, process=process, processes=processes)
+        return batch.pinned() if pinned else batch
+
+    return draw
+
+
 def _optimise(
     accelerator: Accelerator,
     network: Any,
     optimiser: Any,
     state: TrainingState,
     models: Sequence[FrozenDiffusion],
-    photos: PhotoSet,
+    batch: Batch,
     config: TrainingConfig,
 ) -> StepResult:
     """Does one optimiser step: gradients of micro-batches add up, those of processes are averaged."""
     step = state.step
-    batch = make_batch(photos, config, step, process=accelerator.process_index, processes=accelerator.num_processes).to(
-        accelerator.device
-    )
     for group in optimiser.param_groups:
         group["lr"] = config.learning_rate * learning_rate_factor(config, step)
     optimiser.zero_grad(set_to_none=True)

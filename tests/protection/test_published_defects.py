@@ -15,13 +15,12 @@ import torch
 from fixed_prediction import FixedPrediction
 from small_catalogs import photo_bytes, tree
 from tiny_defender import build_model, write_tiny_defender
-from training_runs import CONFIG, SIDE, random_model, small_photo_set, train_small
+from training_runs import CONFIG, SIDE, make_batch, random_model, small_photo_set, train_small
 
 from rid.assets.catalog.plan import SHARD_PHOTOS
 from rid.models.photo_files.images import decode
 from rid.models.policy import READ_ALL
 from rid.training.adv_sds import adv_sds_loss
-from rid.training.batches import make_batch
 from rid.training.teachers.config import TeacherConfig
 from rid.training.teachers.methods import precompute_perturbations
 from rid.training.trainer import train_defender

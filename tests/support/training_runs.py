@@ -23,6 +23,7 @@ import torch
 from rid.models.defender import Defender
 from rid.models.frozen_diffusion import FrozenDiffusion, NoiseSchedule
 from rid.training import trainer, training_state
+from rid.training.batches import Batch, draw_batch
 from rid.training.config import TrainingConfig
 from rid.training.devices import training_accelerator
 from rid.training.embedded.architecture import (
@@ -101,6 +102,11 @@ def small_photo_set(count: int = 6, pairs: int = 3, side: int = SIDE + 4, budget
     pixels = coarse.repeat(4, axis=1).repeat(4, axis=2).astype(np.uint8)
     teacher = np.round(budget * (pixels[count - pairs :] / 127.5 - 1)).astype(np.int8)
     return PhotoSet(pixels, np.arange(count - pairs, count), teacher, budget if pairs else 0)
+
+
+def make_batch(photos: PhotoSet, config: TrainingConfig, step: int, **part: int) -> Batch:
+    """A drawn batch as the losses take it."""
+    return draw_batch(photos, config, step, **part).to(torch.device("cpu"))
 
 
 def train_small(

@@ -3,9 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from training_runs import CONFIG, SIDE, small_photo_set
+from training_runs import CONFIG, SIDE, make_batch, small_photo_set
 
-from rid.training.batches import Batch, make_batch, part_of
+from rid.training.batches import Batch, draw_batch, part_of
 from rid.training.noise import StepNoise
 from rid.training.photo_set import PhotoSet, seeded_share
 
@@ -117,10 +117,17 @@ def test_noise_depends_on_a_photos_place_alone() -> None:
     assert len({tuple(row.tolist()) for row in many}) == 500
 
 
-def test_a_batch_moves_whole(tmp_path: object) -> None:
-    moved = make_batch(small_photo_set(), CONFIG, 0).to(torch.device("meta"))
+def test_a_batch_travels_as_whole_levels_and_is_converted_on_the_device() -> None:
+    drawn = draw_batch(small_photo_set(), CONFIG, 0)
+    assert (drawn.image.dtype, drawn.pair_image.dtype) == (torch.uint8, torch.uint8)
+    assert drawn.pair_perturbation.dtype == torch.int8
+    moved = drawn.to(torch.device("meta"))
     assert isinstance(moved, Batch)
-    assert {getattr(moved, name).device.type for name in ("image", "pair_image", "pair_perturbation")} == {"meta"}
+    for name in ("image", "pair_image", "pair_perturbation"):
+        assert (getattr(moved, name).device.type, getattr(moved, name).dtype) == ("meta", torch.float32)
+    here = drawn.to(torch.device("cpu"))
+    assert torch.equal(levels(here.image), drawn.image.float())
+    assert torch.equal((here.pair_perturbation * 127.5).round(), drawn.pair_perturbation.float())
 
 
 def test_the_seeded_share_is_a_tenth_and_grows_stably() -> None:

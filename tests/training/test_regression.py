@@ -2,11 +2,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from training_runs import CONFIG, random_model, small_photo_set
+from training_runs import CONFIG, make_batch, random_model, small_photo_set
 
 from rid.models.budget import levels_to_signed
 from rid.models.defender import SIZES, Defender
-from rid.training.batches import make_batch
 from rid.training.losses import training_losses
 from rid.training.regression import regression_loss
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from PIL import Image
 from quick_pipelines import photo_crops
-from training_runs import CONFIG, random_model, small_photo_set
+from training_runs import CONFIG, make_batch, random_model, small_photo_set
 
 from rid.models.defender import SIZES, Defender
-from rid.training.batches import make_batch, pixels_to_signed
+from rid.training.batches import pixels_to_signed
 from rid.training.differentiable_jpeg import (
     CHROMA_TABLE,
     LUMA_TABLE,

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rid.models.frozen_diffusion import FrozenDiffusion
+from rid.training.devices import teacher_autocast
 from rid.training.noise import StepNoise
 from rid.training.teachers.checkpoint import CheckpointPace, CheckpointStore, pack, unpack
 from rid.training.teachers.config import TeacherConfig
@@ -244,7 +245,8 @@ def _backward_through_models(teacher: Teacher, image: Tensor, rows: Sequence[int
         latents = encoded[key].detach().requires_grad_(True)
         timesteps = teacher.timesteps(index, rows, noise).to(image.device)  # (B,)
         drawn = noise.normal(frozen.latent_shape).to(latents)  # (B, C, h, w)
-        values = teacher.objective(Sample(index, model, rows, latents, timesteps, drawn))  # (B,)
+        with teacher_autocast(image.device):
+            values = teacher.objective(Sample(index, model, rows, latents, timesteps, drawn))  # (B,)
         (slope,) = torch.autograd.grad(values.sum() * (GRADIENT_SCALE / len(teacher.models)), latents)
         slopes[key] += slope
         total += values.detach() / len(teacher.models)

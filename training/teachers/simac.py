@@ -71,7 +71,7 @@ class Simac(Aspl):
         clean = self.clean[sample.index][list(sample.rows)]  # (B, C, h, w)
         with torch.no_grad(), decoder_features(sample.model.unet) as references:
             sample.model.predict_noise(schedule.add_noise(clean, sample.noise, t), t)
-        squares = [(one - other).square() for one, other in zip(features, references, strict=True)]
+        squares = [(one.float() - other.float()).square() for one, other in zip(features, references, strict=True)]
         distance = torch.stack([square.mean(dim=(1, 2, 3)) for square in squares]).mean(dim=0)  # (B,)
         return loss + self.simac.feature_weight * distance
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from rid.models.frozen_diffusion import FrozenDiffusion
+from rid.training.devices import teacher_autocast
 from rid.training.teachers.options import SurrogateOptions
 from rid.training.teachers.pgd import encode
 from rid.training.teachers.photos import Photos
@@ -89,8 +90,9 @@ class Surrogate:
         schedule = self.model.schedule
         timesteps = noise.integers(0, len(schedule.abar)).to(latents.device)  # (B,)
         drawn = noise.normal(self.model.latent_shape).to(latents)  # (B, C, h, w)
-        output = self.model.output(schedule.add_noise(latents, drawn, timesteps), timesteps)  # (B, C, h, w)
-        return torch.nn.functional.mse_loss(output, schedule.training_target(latents, drawn, timesteps))
+        with teacher_autocast(latents.device):
+            output = self.model.output(schedule.add_noise(latents, drawn, timesteps), timesteps)  # (B, C, h, w)
+        return torch.nn.functional.mse_loss(output.float(), schedule.training_target(latents, drawn, timesteps))
 
 
 def packed_weights(weights: list[Weights]) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rid.models.frozen_diffusion import FrozenDiffusion
+from rid.training.devices import teacher_autocast
 from rid.training.teachers.advdm import diffusion_loss
 from rid.training.teachers.options import SimacOptions
 from rid.training.teachers.pgd import GRADIENT_SCALE, encode
@@ -54,7 +55,8 @@ def gradient_sizes(model: FrozenDiffusion, image: Tensor, candidates: Tensor, no
     latents = encode(model, variable, None)  # (B, C, h, w)
     sizes = []
     for timesteps in candidates.T:
-        loss = GRADIENT_SCALE * diffusion_loss(model, latents, timesteps, noise).sum()
+        with teacher_autocast(latents.device):
+            loss = GRADIENT_SCALE * diffusion_loss(model, latents, timesteps, noise).sum()
         (gradient,) = torch.autograd.grad(loss, variable, retain_graph=True)  # (B, 3, S, S)
         sizes.append(gradient.abs().mean(dim=(1, 2, 3)))
     return torch.stack(sizes, dim=1)
