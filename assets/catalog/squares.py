@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,6 +18,8 @@ from rid.models.photo_files.photos import PhotoRefused
 from rid.models.photo_files.resampling import shrink, to_upright
 from rid.models.policy import ProtectionPolicy
 from rid.models.protector import colour_planes
+
+READER_EPOCH = 1  # names the squares that are kept: raised where the same photo gives other pixels
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,18 @@ def training_squares(state: str, drop: str, side: int) -> Iterator[NDArray[np.ui
 def training_photos(catalog: DropCatalog, side: int) -> Iterator[TrainingPhoto]:
     """Yields every photo of a catalog that can be decoded; one is in memory at a time."""
     rows: pa.Table = read_catalog(catalog)
+    for batch in rows.to_batches():
+        yield from read_squares(batch.to_pylist(), side)
+
+
+def read_squares(rows: Iterable[dict[str, Any]], side: int) -> Iterator[TrainingPhoto]:
+    """Yields the photos of some rows of a catalog that can be decoded; one is in memory at a time.
+
+    Raises:
+        InputChanged: if a photo is another one than its row says.
+    """
     policy = ProtectionPolicy()
-    for photo in chain.from_iterable(read_photos(batch.to_pylist()) for batch in rows.to_batches()):
+    for photo in read_photos(rows):
         if photo.data is None:
             continue
         try:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 
+from rid.assets.teaching.pair_tasks import PAIRS
+from rid.assets.teaching.run_photos import forget_photos
 from rid.assets.teaching.training_run import PHOTOS, SAMPLES, STATE
 from rid.resources.storage import Storage
 from rid.training.teachers.units import Unit
@@ -23,9 +25,12 @@ def forget_training(home: str, drop: str) -> int:
     caches = Storage(home).child("perturbations")
     deleted = sum(_forget_in_cache(caches.child(name), drop) for name in _folders(caches))
     runs = Storage(home).child("training")
-    return deleted + sum(
-        _delete(runs, f"{name}/{file}") for name in _folders(runs) for file in (PHOTOS, STATE, SAMPLES)
-    )
+    deleted += forget_photos(home, drop)
+    for name in _folders(runs):
+        run = runs.child(name)
+        pairs = [entry.path for entry in run.list_files(PAIRS)]
+        deleted += sum(_delete(run, path) for path in (PHOTOS, STATE, SAMPLES, *pairs))
+    return deleted
 
 
 def _forget_in_cache(cache: Storage, drop: str) -> int:

@@ -92,7 +92,11 @@ class TeacherCache:
 
     def read(self, unit: Unit) -> NDArray[np.int8]:
         """Returns a unit's (N, S, S, 3) perturbations, in the order of its photos."""
-        return load_array(self.storage, f"perturbations/{unit.address}.npy")
+        return self.read_levels(unit.address)
+
+    def read_levels(self, address: str) -> NDArray[np.int8]:
+        """Returns the (N, S, S, 3) perturbations of the unit of an address."""
+        return load_array(self.storage, f"perturbations/{address}.npy")
 
     def write(self, address: str, levels: NDArray[np.int8]) -> None:
         """Stores a unit's perturbations; the file appears whole."""
