@@ -4,11 +4,11 @@ from pathlib import Path
 import pytest
 import torch
 from quick_pipelines import photo_crops
-from training_runs import CONFIG, random_model, small_photo_set
+from training_runs import CONFIG, make_batch, random_model, small_photo_set
 
 from rid.models.defender import SIZES, Defender
 from rid.models.frozen_diffusion import FrozenDiffusion, load_frozen_diffusion
-from rid.training.batches import make_batch, pixels_to_signed
+from rid.training.batches import pixels_to_signed
 from rid.training.displacement import displacement_loss
 from rid.training.losses import training_losses
 
