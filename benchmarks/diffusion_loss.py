@@ -1,4 +1,4 @@
-"""How much a defender raises a model's diffusion loss, against noise of equal norm.
+"""The rise of a model's diffusion loss by a defender, against noise of equal norm.
 
     python -m benchmarks.diffusion_loss --photos PHOTOS.parquet
 

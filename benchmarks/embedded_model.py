@@ -1,4 +1,4 @@
-"""What an embedded text-to-image model is worth: its autoencoder, its faces, and whether it repeats training photos.
+"""Quality of an embedded text-to-image model: its autoencoder, its faces, and whether it repeats training photos.
 
     python -m benchmarks.embedded_model --photos FACES.parquet --model models/weights/embedded-64 [--sheet SHEET.png]
 

@@ -1,4 +1,4 @@
-"""What the child process that guards each photo costs: `python -m benchmarks.guard_overhead`.
+"""The cost of the child process that guards each photo: `python -m benchmarks.guard_overhead`.
 
 The same shards of seeded 512 x 512 JPEGs, from files to files, with the guard and without, in turn. Seconds of wall
 clock and of CPU, those of the child included; the start of the child is printed apart.

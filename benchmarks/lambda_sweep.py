@@ -1,4 +1,4 @@
-"""Which lambda: short trainings of the ablation, side by side.
+"""The sweep of lambda: short trainings of the ablation, side by side.
 
     python -m benchmarks.lambda_sweep --photos FACES.parquet --held-out PEOPLE.parquet --out FOLDER
 

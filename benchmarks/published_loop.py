@@ -28,7 +28,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class PublishedPhoto:
-    """What one photo cost.
+    """The cost of one photo.
 
     Attributes:
         output: the file written.

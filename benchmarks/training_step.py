@@ -1,4 +1,4 @@
-"""What one Adv-SDS step costs, row by row, against a plain one: `python -m benchmarks.training_step`.
+"""The cost of one Adv-SDS step, row by row, against a plain one: `python -m benchmarks.training_step`.
 
 The Adv-SDS step goes from the protected image to the loss's gradient in it; the whole step adds what is the same in
 every row, the defender's forward and backward pass and AdamW. One thread. Rows:

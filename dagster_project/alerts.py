@@ -60,7 +60,7 @@ def _webhook_sensor(url: str, status: DefaultSensorStatus) -> SensorDefinition:
 
 
 def message(context: RunFailureSensorContext) -> dict[str, object]:
-    """What is posted."""
+    """Returns what is posted."""
     run, sentences = context.dagster_run, list(step_sentences(context))
     return {
         "text": alert_text(context),

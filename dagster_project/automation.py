@@ -1,4 +1,4 @@
-"""What happens without an operator: drops are noticed, promotions observed, outdated drops protected, failures told."""
+"""Automation: drops are noticed, promotions observed, outdated drops protected, failures told."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What differs between one machine and a cluster: read from the environment when a code location is loaded.
+"""The deployment, on one machine or a cluster: read from the environment when a code location is loaded.
 
 `RID_DEPLOYMENT=local`, the default, starts Dask workers in each run and keeps everything in folders.
 `RID_DEPLOYMENT=production` uses a running Dask scheduler over TLS, and refuses to load without one.
@@ -20,7 +20,7 @@ LOCAL, PRODUCTION = "local", "production"
 
 @dataclass(frozen=True)
 class Mail:
-    """Where alerts are mailed, and through which server.
+    """The addresses of alerts, and the server that mails them.
 
     Attributes:
         to: addresses.
@@ -41,7 +41,7 @@ class Mail:
 
 @dataclass(frozen=True)
 class Deployment:
-    """How this code location runs.
+    """The settings of this code location.
 
     Attributes:
         name: "local" or "production".

@@ -1,4 +1,4 @@
-"""Which drops there are, which are outdated, and the runs that protect some of them."""
+"""The drops that exist, those that are outdated, and the runs that protect some of them."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from rid.resources.storage import Storage
 
 @dataclass(frozen=True)
 class Completeness:
-    """When a drop is complete.
+    """The rules by which a drop is complete.
 
     Attributes:
         marker: file that has to be in a new drop's folder; empty asks for none.
@@ -31,7 +31,7 @@ class Completeness:
 
 @dataclass
 class WatchedDrop:
-    """What is known of one drop.
+    """The record of one drop.
 
     Attributes:
         fingerprint: of its files, when it was last listed.
@@ -48,7 +48,7 @@ class WatchedDrop:
 
 @dataclass
 class Observation:
-    """What came out of one look at the source.
+    """The result of one look at the source.
 
     Attributes:
         ready: drops to launch, in the order of the listing.

@@ -1,4 +1,4 @@
-"""What an operator runs."""
+"""The jobs that an operator runs."""
 
 from __future__ import annotations
 

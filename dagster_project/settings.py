@@ -1,4 +1,4 @@
-"""What the environment says of this deployment; read when asked, never at import."""
+"""Settings from the environment; read when asked, never at import."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is computed on one photo: the defender, frozen diffusion models, photo files, the protector."""
+"""Computation on one photo: the defender, frozen diffusion models, photo files, the protector."""
 
 import os
 

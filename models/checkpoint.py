@@ -25,7 +25,7 @@ Precision = Literal["float32", "float16", "bfloat16"]
 
 @dataclass(frozen=True)
 class DefenderCard:
-    """What a defender says about itself, beside its weights.
+    """The card of a defender, beside its weights.
 
     Attributes:
         name: short name shown in lists.

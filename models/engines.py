@@ -18,7 +18,7 @@ QUANTISED_OPERATORS = (b"DynamicQuantizeLinear", b"DequantizeLinear", b"MatMulIn
 
 
 class Engine(Protocol):
-    """What a protector needs of a network.
+    """The interface of a network that a protector uses.
 
     Attributes:
         name: library, version, provider and precision, as receipts record them.

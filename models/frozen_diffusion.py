@@ -50,7 +50,7 @@ class NoiseSchedule:
         return abar.sqrt() * output + (1 - abar).sqrt() * noisy
 
     def training_target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """What the U-Net is trained to output at z_t: the noise, or v = sqrt(abar) n - sqrt(1 - abar) z."""
+        """Returns the U-Net's training target at z_t: the noise, or v = sqrt(abar) n - sqrt(1 - abar) z."""
         if self.prediction_type == "epsilon":
             return noise
         abar = self.at(timesteps).to(latents.dtype)  # (B, 1, 1, 1)
@@ -87,7 +87,7 @@ class FrozenDiffusion:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.prompt_states.device
 
     @property

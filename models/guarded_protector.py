@@ -61,7 +61,7 @@ class _Late(Exception):
 
 @dataclass(frozen=True)
 class GuardedEngine:
-    """What the child says of its engine; see `rid.models.engines.Engine`."""
+    """The child's description of its engine; see `rid.models.engines.Engine`."""
 
     name: str
     working_resolution: int

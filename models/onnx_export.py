@@ -26,7 +26,7 @@ INT8_TOLERANCE = 0.02  # mean error, of the budget
 
 @dataclass(frozen=True)
 class ExportCheck:
-    """How far an exported file is from its network, as shares of the budget, over a seeded batch."""
+    """The distance of an exported file from its network, as shares of the budget, over a seeded batch."""
 
     mean_error: float
     max_error: float

@@ -1,4 +1,4 @@
-"""What decides the bytes of a protected photo, beside the photo itself and the defender."""
+"""The policy: all that decides the bytes of a protected photo beside the photo and the defender."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RUN_LIMITS = ("max_quarantined_share", "max_quarantined", "photo_seconds", "phot
 
 @dataclass(frozen=True)
 class ProtectionPolicy:
-    """How photos are protected; two equal policies give equal bytes of what is protected.
+    """Settings of protection; equal policies give equal bytes of what is protected.
 
     Attributes:
         budget_levels: largest change of a stored value, 1 to 16 of 255 levels; None: the defender's default.

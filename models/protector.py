@@ -274,7 +274,7 @@ class Protector:
 
 
 def is_neutral(colour: Pixels) -> bool:
-    """Whether (H, W, 3) pixels hold no colour: all three channels equal."""
+    """Returns whether (H, W, 3) pixels hold no colour: all three channels equal."""
     sample = colour[:: max(1, len(colour) // 8)]
     if not np.array_equal(sample[..., 0], sample[..., 1]):
         return False

@@ -89,14 +89,14 @@ def _answer(protector: Protector, data: bytes, request: dict[str, Any]) -> tuple
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that an allocation failed, in the words of numpy, Pillow, OpenCV or ONNX Runtime."""
+    """Returns whether an error says that an allocation failed, as numpy, Pillow, OpenCV or ONNX Runtime put it."""
     if isinstance(error, MemoryError) or getattr(error, "code", None) == CV_OUT_OF_MEMORY:
         return True
     return type(error).__module__.startswith("onnxruntime") and "alloc" in str(error).lower()
 
 
 def place_of(error: BaseException) -> str:
-    """Where an error was raised. Its text is left out: it can hold what a photo's metadata says of a person."""
+    """Names the code that raised an error. Its text is left out: it can hold metadata about a person."""
     frames = traceback.extract_tb(error.__traceback__)
     return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "an unknown place"
 

@@ -1,1 +1,1 @@
-"""Where things are: storage, sources, tables, defenders, diffusion models, workers."""
+"""Places of things: storage, sources, tables, defenders, diffusion models, workers."""

@@ -1,4 +1,4 @@
-"""Where a drop's photos are: a folder or prefix of image files, or Parquet in one of three conventions."""
+"""The sources of photos: a folder or prefix of image files, or Parquet in one of three conventions."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class ParquetDamaged(ValueError):
 
 @dataclass(frozen=True)
 class ParquetLayout:
-    """How a Parquet file holds photos.
+    """The layout of photos in a Parquet file.
 
     Attributes:
         kind: "image" for a Hugging Face struct<bytes, path>, "content" for Spark's binaryFile, "uri" for references.
@@ -64,7 +64,7 @@ class ParquetLayout:
 
 @dataclass(frozen=True)
 class SourceListing:
-    """What lies at a source.
+    """The listing of a source.
 
     Attributes:
         kind: "files", one photo a file, or "parquet".
@@ -222,7 +222,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _delta_keeps(kind: pa.DataType) -> bool:
-    """Whether a Delta table stores values of a type and gives them back unchanged, as tried with deltalake 1.6."""
+    """Returns whether a Delta table gives values of a type back unchanged, as tried with deltalake 1.6."""
     types = pa.types
     if types.is_list(kind) or types.is_large_list(kind):
         return _delta_keeps(kind.value_type)
@@ -304,7 +304,7 @@ def _decoded(parquet: pq.ParquetFile, row_group: int, columns: list[str]) -> Ite
 
 
 def is_of_storage(error: BaseException) -> bool:
-    """Whether an error that came through the Parquet reader is a fault of the storage: those have a number or a type.
+    """Returns whether an error of the Parquet reader is a fault of the storage: those have a number or a type.
 
     Errors of the reader itself are plain OSErrors and Arrow's own.
     """

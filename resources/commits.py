@@ -62,7 +62,7 @@ class ShardFile:
 
 @dataclass(frozen=True)
 class CommitResult:
-    """What a commit did.
+    """The result of a commit.
 
     Attributes:
         version: of the table afterwards.
@@ -76,7 +76,7 @@ class CommitResult:
 
 
 def shard_path(drop: str, work_key: str) -> str:
-    """Where a shard's file lies in a table."""
+    """Returns the path of a shard's file in a table."""
     return f"drop={drop}/{work_key}.parquet"
 
 
@@ -88,7 +88,7 @@ class ProtectedTable:
         self.url = self.storage.url
 
     def exists(self) -> bool:
-        """Whether the table has a first commit."""
+        """Returns whether the table has a first commit."""
         from deltalake import DeltaTable
 
         return bool(DeltaTable.is_deltatable(self.url, storage_options=storage_options(self.url)))

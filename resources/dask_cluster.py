@@ -9,7 +9,7 @@ from rid.resources.dask_workers import Workers, WorkerSettings
 
 
 class DaskCluster(ConfigurableResource):  # type: ignore[type-arg]
-    """Where an asset's tasks run: embedded workers by default, or a running scheduler.
+    """The workers of an asset's tasks: embedded ones by default, or those of a running scheduler.
 
     Assets submit tasks inside their own step: executors that run steps on Dask share step keys between runs.
     """

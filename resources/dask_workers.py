@@ -35,7 +35,7 @@ class InsecureScheduler(ValueError):
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """Where tasks run.
+    """The workers that run tasks.
 
     Attributes:
         scheduler: address of a running Dask scheduler; None starts workers on this machine.
@@ -93,12 +93,12 @@ class Workers:
 
     @property
     def started(self) -> bool:
-        """Whether a cluster or a connection exists."""
+        """True if a cluster or a connection exists."""
         return self._client is not None
 
     @property
     def separate(self) -> bool:
-        """Whether tasks run in processes of their own."""
+        """True if tasks run in processes of their own."""
         return self.settings.scheduler is not None or self.settings.n_workers != 0
 
     def __enter__(self) -> Workers:

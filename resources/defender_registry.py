@@ -1,4 +1,4 @@
-"""Where defenders lie: those registered under RID_HOME, and those that ship with the package.
+"""The registry of defenders: those registered under RID_HOME, and those that ship with the package.
 
 `defenders/<digest>/` holds config.json, the weights and the ONNX file; `defenders/aliases.json` gives names to
 digests. A name becomes one digest when a run is planned, and workers fetch by that digest and check every file.

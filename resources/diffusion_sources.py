@@ -1,4 +1,4 @@
-"""Which frozen diffusion models a run uses: hub ids or folders in the diffusers layout."""
+"""The frozen diffusion models of a run: hub ids or folders in the diffusers layout."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ class DiffusionSource:
 
     @property
     def is_folder(self) -> bool:
-        """Whether it is a folder on this machine rather than a hub id."""
+        """True for a folder on this machine, False for a hub id."""
         return Path(self.location).is_dir()
 
     @property
     def name(self) -> str:
-        """What reports call it: the folder's name or the hub id."""
+        """The name in reports: the folder's or the hub id."""
         return Path(self.location).name if self.is_folder else self.location
 
     def digest(self) -> str:

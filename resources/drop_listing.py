@@ -1,4 +1,4 @@
-"""Which drops lie under a source, and what each holds, from one listing."""
+"""The drops under a source and their contents, from one listing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class DropListing:
 
     @property
     def is_folder(self) -> bool:
-        """Whether it is a folder rather than a Parquet file."""
+        """True for a folder, False for a Parquet file."""
         return self.entry.endswith("/")
 
 

@@ -1,4 +1,4 @@
-"""What there is to work on: the cores and GPUs of this machine, and clusters of worker processes on them.
+"""The cores and GPUs of this machine, and clusters of worker processes on them.
 
 Both kinds of clusters listen on the loopback interface alone.
 """

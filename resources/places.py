@@ -38,7 +38,7 @@ class Places(ConfigurableResource):  # type: ignore[type-arg]
             return "{}"
 
     def reports(self, drop: str) -> Storage:
-        """Where a drop's report lies."""
+        """Returns the folder of a drop's report."""
         return Storage(self.home).child("reports", check_drop_name(drop))
 
     def report_link(self, drop: str) -> str:

@@ -140,7 +140,7 @@ class S3Objects:
         return {"Bucket": self._bucket, "Key": self._key(path).partition("/")[2]}
 
     def _prefix(self, folder: str) -> str:
-        """What the keys of a folder begin with."""
+        """Returns the prefix of a folder's keys."""
         return "".join(f"{part}/" for part in (self._root, folder) if part)
 
 
@@ -157,7 +157,7 @@ def s3_endpoint() -> str | None:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether a repeat may cure the error: throttling, server faults, timeouts, broken connections."""
+    """Returns whether a repeat may cure the error: throttling, server faults, timeouts, broken connections."""
     if isinstance(error, FileNotFoundError | PermissionError | FileExistsError | CredentialsRefusedError):
         return False
     if isinstance(error, ConnectionError | TimeoutError):

@@ -1,4 +1,4 @@
-"""What a scheduler says of its workers and tasks; every question has a deadline."""
+"""Questions to a scheduler about its workers and tasks; each has a deadline."""
 
 from __future__ import annotations
 
@@ -68,6 +68,6 @@ def task_states(client: Any, keys: Iterable[str]) -> TaskStates:
 
 
 def has_gpu_workers(client: Any) -> bool:
-    """Whether a worker of the cluster offers the resource GPU."""
+    """Returns whether a worker of the cluster offers the resource GPU."""
     workers = ask_scheduler(client, "identity", n_workers=-1)["workers"].values()
     return any(worker.get("resources", {}).get("GPU", 0) >= 1 for worker in workers)

@@ -31,7 +31,7 @@ UNSUPPORTED_SUFFIXES = (
 
 
 class Status(StrEnum):
-    """How a photo ended: published protected, published unchanged, or held back."""
+    """The end of a photo: published protected, published unchanged, or held back."""
 
     PROTECTED = "protected"
     SKIPPED = "skipped"

@@ -122,7 +122,7 @@ class Storage:
         yield from _walk(self.url, "", top + slash)
 
     def exists(self, path: str) -> bool:
-        """Whether a file is there."""
+        """Returns whether a file is there."""
         return self.size(path) is not None
 
     def size(self, path: str) -> int | None:
@@ -136,7 +136,7 @@ class Storage:
             return None
 
     def modified(self, path: str) -> float:
-        """When a file was last written, in seconds since 1970.
+        """Returns the time a file was last written, in seconds since 1970.
 
         Raises:
             FileNotFoundError: if it is not there.
@@ -266,7 +266,7 @@ class Storage:
         return [path for path in unfinished if remove_if_abandoned(Path(self.uri(path)))]
 
     def is_folder(self) -> bool:
-        """Whether the URL is a folder, or a prefix with at least one object."""
+        """Returns whether the URL is a folder, or a prefix with at least one object."""
         if self.is_s3:
             try:
                 return next(self._objects.pages(size=1), None) is not None

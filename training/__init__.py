@@ -1,1 +1,1 @@
-"""How a defender is made and measured: losses, teachers, the trainer, evaluation."""
+"""Making and measuring a defender: losses, teachers, the trainer, evaluation."""

@@ -97,7 +97,7 @@ class Batch:
 
 
 class _Source(NamedTuple):
-    """Where windows are cut out: `item(i)` is (R, R, 3)."""
+    """The pictures that windows are cut from: `item(i)` is (R, R, 3)."""
 
     item: Callable[[int], NDArray[Any]]
     dtype: type[np.integer[Any]]
@@ -105,7 +105,7 @@ class _Source(NamedTuple):
 
 @dataclass(frozen=True)
 class _Draws:
-    """Which photos, which window of each, which are mirrored."""
+    """Draws of photos, of a window in each, and of mirroring."""
 
     index: NDArray[np.int64]
     corner: NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""What one training run of a defender is: a complete, frozen description.
+"""One training run of a defender: a complete, frozen description.
 
 Its digest, with those of the photos, the teacher perturbations and the models, names the run; the same run is never
 trained twice.
@@ -103,7 +103,7 @@ class TrainingConfig:
 
     @property
     def uses_models(self) -> bool:
-        """Whether a term of the loss sees photos through frozen models."""
+        """True if a term of the loss sees photos through frozen models."""
         return bool(self.adv_sds_weight or self.displacement_weight)
 
     def to_json(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Where a run computes and in which type: one process on a CPU or a GPU, or one process a GPU under `accelerate`."""
+"""Device and number type of a run: one process on a CPU or a GPU, or one process a GPU under `accelerate`."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def with_half_denoisers(models: Sequence[FrozenDiffusion], numerics: Numerics) -
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether the hardware has bfloat16 products; a CPU that emulates them is forty times slower than in float32."""
+    """Returns whether the hardware has bfloat16 products; emulated, they are forty times slower than float32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     abilities = torch.cpu.get_capabilities()

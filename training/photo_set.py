@@ -92,6 +92,6 @@ def seeded_share(squares: Sequence[NDArray[np.uint8]], share: float, seed: int) 
 
 
 def in_share(content: bytes, share: float, seed: int) -> bool:
-    """Whether something belongs to a seeded share, by a hash of its content."""
+    """Returns whether something belongs to a seeded share, by a hash of its content."""
     salt = seed.to_bytes(8, "little", signed=True)
     return int.from_bytes(hashlib.sha256(salt + content).digest()[:4], "big") < int(share * 2**32)

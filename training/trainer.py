@@ -49,7 +49,7 @@ class TrainingDiverged(RuntimeError):
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one optimiser step saw, over all processes.
+    """The record of one optimiser step, over all processes.
 
     Attributes:
         adv_sds: weighted Adv-SDS loss, a mean over the step's photos.

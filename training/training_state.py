@@ -44,7 +44,7 @@ class TrainingState:
             mean.lerp_(value, 1 - decay)
 
     def is_finite(self) -> bool:
-        """Whether every weight is a finite number."""
+        """Returns whether every weight is a finite number."""
         return all(bool(torch.isfinite(value).all()) for value in self.defender.parameters())
 
 

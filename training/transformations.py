@@ -21,7 +21,7 @@ from rid.training.noise import StepNoise
 
 @dataclass(frozen=True)
 class Transformations:
-    """What happens to each photo of a batch.
+    """The transformation of each photo of a batch.
 
     Attributes:
         transformed: (B,) bool; the others stay as they are.

@@ -223,7 +223,7 @@ def _count_and_sample(listing: Any, allowed_prefixes: tuple[str, ...]) -> tuple[
 
 
 def describe(summary: DropSummary, request: ProtectionRequest) -> str:
-    """What a person reads at the end."""
+    """Returns what a person reads at the end."""
     held = sum(summary.quarantined.values())
     lines = [
         f"{summary.photos} photos: {summary.protected} protected, {summary.skipped} skipped, {held} quarantined",

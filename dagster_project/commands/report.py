@@ -18,7 +18,7 @@ DRAWS = 8
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """What is reported on; see `rid.assets.reports.drop_report.ReportRequest`.
+    """The options of a report; see `rid.assets.reports.drop_report.ReportRequest`.
 
     Attributes:
         drop: one drop, or None for each.

@@ -18,7 +18,7 @@ QUIET = {"loggers": {"console": {"config": {"log_level": "WARNING"}}}}
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """How much the demo trains; its defender is thrown away.
+    """The extent of the demo's training; its defender is thrown away.
 
     Attributes:
         pipeline_steps: of the shared autoencoder and of each of the two U-Nets.

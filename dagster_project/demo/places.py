@@ -1,4 +1,4 @@
-"""Where the demo keeps things under its folder."""
+"""The demo's folders."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ _LEVELS = re.compile(r"[1-9][0-9]?")
 
 @dataclass(frozen=True)
 class Mark:
-    """What a protected photo says of itself.
+    """The mark of a protected photo.
 
     Attributes:
         defender_digest: of the defender.

@@ -72,7 +72,7 @@ class CleanBlock:
 
 
 def holds_picture(data: bytes) -> bool:
-    """Whether a picture begins anywhere in `data`."""
+    """Returns whether a picture begins anywhere in `data`."""
     return PICTURE.search(data) is not None
 
 
@@ -89,7 +89,7 @@ def clean_profile(profile: bytes) -> CleanBlock:
 
 
 def _goes_on(data: bytes, at: int) -> bool:
-    """Whether marker segments lead from the one whose marker ends at `at` (or begins there) to a scan."""
+    """Returns whether marker segments lead from the one whose marker ends at `at` (or begins there) to a scan."""
     at -= data[at - 1] != 0xFF
     while 0 < at < len(data) - 2 and data[at - 1] == 0xFF and 0xC0 <= data[at] < 0xFF:
         if data[at] == 0xDA:

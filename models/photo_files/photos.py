@@ -1,4 +1,4 @@
-"""What a photo is to the rest of the system: its header, its stored pixels, and the encoding to write it back.
+"""A photo as the rest of the system sees it: header, stored pixels, and the encoding to write it back.
 
 A *stored* picture is what the file holds; the *upright* one is what a viewer shows after applying the EXIF
 orientation tag.
@@ -77,7 +77,7 @@ class PhotoRefused(Exception):
 
 @dataclass(frozen=True)
 class PhotoHeader:
-    """What a file says of itself before any pixel is decoded.
+    """The header of a file, read before any pixel is decoded.
 
     Attributes:
         format: JPEG, PNG, WEBP or TIFF.
@@ -105,11 +105,11 @@ class Stronger:
 
 
 class Encoding(Protocol):
-    """How a photo is written back: everything that the original's file decides beside the pixels and the XMP packet."""
+    """The encoding of a photo: all that the original's file decides beside pixels and XMP packet."""
 
     @property
     def lossless(self) -> bool:
-        """Whether decoding `code(pixels)` gives exactly `pixels`."""
+        """True if decoding `code(pixels)` gives exactly `pixels`."""
 
     @property
     def max_xmp(self) -> int:

@@ -1,4 +1,4 @@
-"""How a written photo differs from its original: what survived of the perturbation, PSNR and SSIM.
+"""Differences of a written photo from its original: what survived of the perturbation, PSNR and SSIM.
 
 Everything is computed from norms of differences of uint8 pictures, which OpenCV sums in integers without copies.
 """

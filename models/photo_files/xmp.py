@@ -185,7 +185,7 @@ class Packet:
             self._descriptions[-1].found[-1].end = last
 
     def _closed(self, start: int) -> tuple[int, int]:
-        """Where the end tag of an element that began at `start` lies, or its only tag if it is empty."""
+        """Finds the end tag of an element that began at `start`, or its only tag if it is empty."""
         at = self._parser.CurrentByteIndex
         opening = TAG.match(self.data, start)
         closing = opening if opening and opening[0].endswith(b"/>") else END_TAG.match(self.data, at)
@@ -202,7 +202,7 @@ class Packet:
             self._descriptions[-1].found[-1].parts.append(text)
 
     def _in_description(self) -> bool:
-        """Whether the parser is in a description that stands in rdf:RDF itself."""
+        """Returns whether the parser is in a description that stands in rdf:RDF itself."""
         own = self._depth + 1
         return self._depth >= 0 and len(self._open) > own and self._open[own][:2] == (RDF, "Description")
 

@@ -13,7 +13,7 @@ HOP = {"connection", "transfer-encoding", "keep-alive"}
 
 @dataclass
 class Fault:
-    """What goes wrong, and how often.
+    """The faults, and how often each happens.
 
     Attributes:
         method: the HTTP method that it meets.

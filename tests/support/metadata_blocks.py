@@ -105,7 +105,7 @@ def with_segments(data: bytes, *segments: Segment) -> bytes:
 
 
 def hidden_blocks(data: bytes) -> list[bytes]:
-    """What lies deflated in the chunks of a PNG, or in pieces in the segments of a JPEG."""
+    """Yields what lies deflated in the chunks of a PNG, or in pieces in the segments of a JPEG."""
     if data[:8] == b"\x89PNG\r\n\x1a\n":
         blocks = []
         for chunk in read_chunks(data).chunks:
@@ -122,7 +122,7 @@ def hidden_blocks(data: bytes) -> list[bytes]:
 
 
 def other_pictures(data: bytes) -> list[int]:
-    """Where a picture other than the file itself can be decoded: raw, deflated, in pieces, hexadecimal or in base64."""
+    """Finds pictures other than the file itself: raw, deflated, in pieces, hexadecimal or in base64."""
     data += b"".join(hidden_blocks(data))
     found = []
     runs = re.finditer(rb"(?:[A-Za-z0-9+/=]|\s|&#xA;){200,}", data)

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def environment(place: Path, **more: str) -> dict[str, str]:
-    """What a run needs: this checkout, and a home of its own."""
+    """Returns the environment of a run: this checkout, and a home of its own."""
     path = os.pathsep.join(p for p in sys.path if p.endswith("poison"))
     return os.environ | {"PYTHONPATH": f"{path}{os.pathsep}{ROOT}", "RID_HOME": str(place / "home")} | more
 
@@ -63,7 +63,7 @@ def wait_for_shards(url: str, count: int) -> None:
 
 
 def clean_tree(url: str | Path) -> dict[str, str]:
-    """What a reader sees: everything but the table's log, whose commits carry their time."""
+    """Returns what a reader sees: everything but the table's log, whose commits carry their time."""
     return tree(url, without=("_rid/_delta_log", "_rid/_state", "_delta_log"))
 
 

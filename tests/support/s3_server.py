@@ -31,7 +31,7 @@ class S3Server:
     bucket: str
 
     def environment(self) -> dict[str, str]:
-        """What clients need in their environment."""
+        """Returns the environment that clients need."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ACCESS_KEY_ID": KEY,

@@ -1,4 +1,4 @@
-"""What the tests do where a program that they need is not there."""
+"""Skips or failures where a program that the tests need is not there."""
 
 import os
 

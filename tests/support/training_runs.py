@@ -126,7 +126,7 @@ def train_small(
 
 
 def die() -> None:
-    """What `kill -9` does to this process."""
+    """Ends this process as `kill -9` does."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -90,7 +90,7 @@ def tokenize(tokenizer: Any, prompts: list[str]) -> Tensor:
 
 
 def denoising_target(scheduler: Any, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-    """What the U-Net is asked for: the noise, or the velocity if the scheduler predicts that."""
+    """Returns the U-Net's target: the noise, or the velocity if the scheduler predicts that."""
     if scheduler.config.prediction_type == "v_prediction":
         return torch.as_tensor(scheduler.get_velocity(latents, noise, timesteps))
     return noise

@@ -1,1 +1,1 @@
-"""What is measured, and how sure we are: paired statistics over photos."""
+"""Measurements of protection, with paired intervals."""

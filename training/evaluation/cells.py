@@ -66,7 +66,7 @@ class Cell:
 
 
 def base_cells(defenders: tuple[str, ...], teachers: tuple[str, ...], model: str) -> list[Cell]:
-    """What `make study` runs: the gain, and each protection at the base budget; the first defender at others too.
+    """Returns the cells of the base study: gain, each protection at the base budget, the first defender at others.
 
     The other defenders stand beside it at the base budget: one that was trained on Adv-SDS alone says what the
     regression adds.
@@ -95,7 +95,7 @@ def full_cells(
     others: tuple[str, ...],
     factors: tuple[str, ...] = FACTORS,
 ) -> list[Cell]:
-    """What `make study-full` runs: the base cells, the other budgets, and one robustness factor at a time.
+    """Returns the cells of the full study: the base cells, the other budgets, and one robustness factor at a time.
 
     Noise, teachers and the other defenders are there at every budget; robustness rows are of the first defender.
 

@@ -1,4 +1,4 @@
-"""What decides the outcome of a personalisation, and the named attacks."""
+"""The settings of a personalisation, and the named attacks."""
 
 from __future__ import annotations
 

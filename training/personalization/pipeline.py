@@ -43,7 +43,7 @@ class TextToImage:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         device: torch.device = next(self.unet.parameters()).device
         return device
 

@@ -1,4 +1,4 @@
-"""Where a killed run of a teacher goes on: one blob in safetensors, written between rounds, whole or not at all."""
+"""The checkpoint of a teacher's run: one blob in safetensors, written between rounds, whole or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one teacher is: its method and the numbers of its projected gradient ascent."""
+"""One teacher: its method and the numbers of its projected gradient ascent."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class TeacherConfig:
 
     @property
     def set_wise(self) -> bool:
-        """Whether the photos of one person are perturbed together, because a surrogate learns that person."""
+        """True if the photos of one person are perturbed together, because a surrogate learns that person."""
         return self.method in SET_WISE
 
     @property

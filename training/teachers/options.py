@@ -1,4 +1,4 @@
-"""What each teacher lets a user choose beyond the numbers that all share. Nothing here needs torch.
+"""The options of each teacher beyond the numbers that all share. Nothing here needs torch.
 
 The defaults are for Stable Diffusion at 512 px. Small models move little at a learning rate of 5e-6: give them 1e-4.
 """
@@ -48,7 +48,7 @@ class MistOptions:
 
 @dataclass(frozen=True)
 class SurrogateOptions:
-    """How a surrogate, a copy of a frozen U-Net, is fine-tuned.
+    """The fine-tuning of a surrogate, a copy of a frozen U-Net.
 
     Attributes:
         training_steps: optimiser steps each time it is fine-tuned.

@@ -35,7 +35,7 @@ class TeacherDiverged(RuntimeError):
 
 @dataclass(frozen=True)
 class Sample:
-    """What an objective is asked about.
+    """The sample that an objective is evaluated on.
 
     Attributes:
         index: of the model.
@@ -109,7 +109,7 @@ class Ascent:
 
 
 class Hooks:
-    """What a method may do beside its objective; by default nothing."""
+    """Hooks of a method beside its objective; by default they do nothing."""
 
     def prepare(self, photos: Photos) -> None:
         """Computes what follows from photos and models alone; called at every start."""

@@ -18,7 +18,7 @@ PERIOD = 16  # pixels at native resolution: two cells of an f=8 autoencoder
 
 
 class LatentDisplacement:
-    """Where each model's latents should go, or what they should leave.
+    """Targets of each model's latents: where they should go, or what they should leave.
 
     Attributes:
         towards: whether `references` are approached.

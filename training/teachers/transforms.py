@@ -1,4 +1,4 @@
-"""What may happen to a photo before an attacker trains on it, at random and differentiably, as MetaCloak expects.
+"""Random differentiable treatments of a photo before an attacker trains on it, as MetaCloak expects.
 
 A mirror, a rotation and a crop in one resampling, then a blur, then JPEG.
 

@@ -1,4 +1,4 @@
-"""What is perturbed as one, and by what name it is kept: a photo, or the photos of one person together.
+"""Units of perturbation and their names: a photo, or the photos of one person together.
 
 A unit's address is the sha256 of its photos alone. Kept beside the digests of teacher and models, it names its
 perturbations: the same photo, teacher and models are never worked on twice, and another photo in a person's set makes

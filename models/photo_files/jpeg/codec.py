@@ -62,7 +62,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class JpegEncoding:
-    """How a JPEG was coded.
+    """The coding of a JPEG.
 
     Attributes:
         tables: quantisation tables of the components in natural order; the last serves the remaining components.
@@ -85,7 +85,7 @@ class JpegEncoding:
 
     @property
     def max_xmp(self) -> int:
-        """What one segment holds."""
+        """Returns the contents of one segment."""
         return MAX_PACKET
 
     def code(self, pixels: Pixels) -> bytes:

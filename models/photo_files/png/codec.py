@@ -43,7 +43,7 @@ class PngEncoding:
 
     @property
     def max_xmp(self) -> int:
-        """What a chunk holds."""
+        """Returns the contents of a chunk."""
         return 2**31 - 64
 
     def code(self, pixels: Pixels) -> bytes:

@@ -66,7 +66,7 @@ UNMOVABLE = (37500, 40965)
 
 @dataclass(frozen=True)
 class TiffEncoding:
-    """How a TIFF is written.
+    """The coding of a TIFF.
 
     Attributes:
         compression: as Pillow names it.
@@ -87,7 +87,7 @@ class TiffEncoding:
 
     @property
     def max_xmp(self) -> int:
-        """What a tag holds beside a picture."""
+        """Returns the contents of a tag, without pictures."""
         return 2**31
 
     def code(self, pixels: Pixels) -> bytes:
@@ -174,13 +174,13 @@ def read_xmp(data: bytes) -> bytes:
 
 
 def _is_reduced(directory: Directory) -> bool:
-    """Whether a directory says that it is a smaller version of another picture of the file."""
+    """Returns whether a directory says that it is a smaller version of another picture of the file."""
     kind = directory.get(SUBFILE)
     return kind is not None and bool(int.from_bytes(kind.value, "little") & 1)
 
 
 def _last_byte(tags: dict[int, Any]) -> int:
-    """Where the last strip or tile ends, as far as the tags say."""
+    """Returns the end of the last strip or tile, as far as the tags say."""
     ends = [0]
     for places, sizes in ((STRIPS, STRIP_SIZES), (TILES, TILE_SIZES)):
         starts, lengths = (value if isinstance(value, tuple) else () for value in (tags.get(places), tags.get(sizes)))

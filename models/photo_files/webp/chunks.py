@@ -13,7 +13,7 @@ PICTURE = (b"ALPH", b"VP8 ", b"VP8L")
 
 
 def end_of(data: bytes) -> int:
-    """Where the RIFF header says the file ends; chunks have even sizes."""
+    """Returns the end of the file by its RIFF header; chunks have even sizes."""
     size = int.from_bytes(data[4:8], "little")
     return 8 + size + size % 2
 

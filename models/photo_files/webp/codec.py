@@ -31,7 +31,7 @@ KNOWN_CHUNKS = (*METADATA_CHUNKS, b"VP8X", b"VP8 ", b"VP8L", b"ALPH")
 
 @dataclass(frozen=True)
 class WebpEncoding:
-    """How a WebP is written.
+    """The coding of a WebP.
 
     Attributes:
         lossless: whether every value is kept, those under transparent pixels too.
@@ -47,7 +47,7 @@ class WebpEncoding:
 
     @property
     def max_xmp(self) -> int:
-        """What a chunk holds beside a picture."""
+        """Returns the contents of a chunk, without pictures."""
         return 2**31
 
     def code(self, pixels: Pixels) -> bytes:

@@ -1,1 +1,1 @@
-"""What an attacker does to photos before learning from them."""
+"""Treatments of photos by an attacker, before learning from them."""

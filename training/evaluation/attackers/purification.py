@@ -85,7 +85,7 @@ def purify_tiles(
 
 
 def _starts(large: int, side: int) -> list[int]:
-    """Where tiles begin, evenly, so that neighbours overlap by half or more."""
+    """Returns where tiles begin, evenly; neighbours overlap by half or more."""
     gaps = -(-2 * (large - side) // side)
     return [round(index * (large - side) / max(1, gaps)) for index in range(gaps + 1)]
 

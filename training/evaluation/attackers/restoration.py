@@ -28,7 +28,7 @@ AT_ONCE = 64  # photos in a forward pass without gradients
 
 @dataclass(frozen=True)
 class RestorationConfig:
-    """What decides a restoration network beside the defender and the photos.
+    """The settings of a restoration network, beside the defender and the photos.
 
     Attributes:
         budget_levels: of the pairs, in 8-bit levels.

@@ -1,4 +1,4 @@
-"""What an attacker may do to photos before learning from them, hoping to lose the protection.
+"""Treatments of photos by an attacker who hopes to lose the protection before learning from them.
 
 Each works on (N, S, S, 3) uint8 photos and keeps their size. N photos, S side.
 """

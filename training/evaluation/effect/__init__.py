@@ -1,1 +1,1 @@
-"""What a perturbation does to a model, beside controls of equal norm."""
+"""The effect of a perturbation on a model, beside controls of equal norm."""

@@ -1,4 +1,4 @@
-"""What a defender adds to squares of its own working resolution, without windows, files or formats.
+"""Perturbations of squares at a defender's working resolution, without windows, files or formats.
 
 B photos, S working resolution.
 """

@@ -1,4 +1,4 @@
-"""How badly a frozen model predicts the noise on a photo: what protection is meant to raise.
+"""Diffusion loss: a frozen model's error in predicting the noise on a photo, which Adv-SDS raises.
 
 B batch, C latent channels, h and w latent sides, K draws a photo.
 """

@@ -1,4 +1,4 @@
-"""What a protection is made of: diffusion loss by time step, and spectrum, beside noise of equal norm (RID, analysis).
+"""Anatomy of a perturbation: diffusion loss by time step, and spectrum, beside noise of equal norm (RID, analysis).
 
 RID's figure: its perturbation and a teacher's raise the frozen model's loss, Gaussian noise of the same norm does not;
 and they differ in where their power lies. One person's photos are analysed at a time, and all versions of a photo
@@ -30,7 +30,7 @@ from rid.training.evaluation.statistics import Interval, bootstrap_mean
 
 @dataclass(frozen=True)
 class AnalysisConfig:
-    """How much is looked at; the defaults take about 15 CPU-seconds a person with two teachers.
+    """The extent of an analysis; the defaults take about 15 CPU-seconds a person with two teachers.
 
     Attributes:
         photos: of a person, the first ones.

@@ -1,4 +1,4 @@
-"""How the power of a perturbation is spread over spatial frequencies.
+"""The power of a perturbation over spatial frequencies.
 
 B batch, S side, R = S // 2 frequencies.
 """

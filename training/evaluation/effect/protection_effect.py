@@ -1,4 +1,4 @@
-"""How much protection raises a frozen model's diffusion loss, against noise of equal norm on the same photos.
+"""The rise of a frozen model's diffusion loss by protection, against noise of equal norm on the same photos.
 
 Everything is paired: the clean photo, its protected version and both controls see the same time steps and noise.
 """

@@ -1,1 +1,1 @@
-"""What judges pictures: face networks, quality, distances."""
+"""Judges of pictures: face networks, quality, distances."""

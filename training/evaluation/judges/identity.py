@@ -1,4 +1,4 @@
-"""Who is on a picture: face detection and recognition with dlib's models, and the metrics ISM and FDFR.
+"""Face detection and recognition with dlib's models, and the metrics ISM and FDFR.
 
 Embeddings are centred with the mean of a development set, because dlib's lie in a narrow cone: without it the cosine of
 two different people is about 0.83.
@@ -22,7 +22,7 @@ DETECTION_SIDE = 256  # pixels; smaller pictures are enlarged before a face is l
 
 @dataclass(frozen=True)
 class Face:
-    """Where a face is: the centre and the width of its square, in pixels."""
+    """The box of a face: the centre and the width of its square, in pixels."""
 
     x: float
     y: float
@@ -104,7 +104,7 @@ def dlib_embedder() -> DlibEmbedder:
 
 @dataclass(frozen=True)
 class Similarity:
-    """How alike drawn pictures are to a person.
+    """The likeness of drawn pictures to a person.
 
     Attributes:
         ism: mean cosine of the centred embeddings to the person's mean; a picture without a face counts as a stranger.

@@ -1,4 +1,4 @@
-"""How different two pictures look to a network that sees as people do: LPIPS where its weights are, else ST-LPIPS.
+"""Perceptual distance, by a network that sees as people do: LPIPS where its weights are, else ST-LPIPS.
 
 `stlpips-pytorch` of the extra [evaluate] holds all of ST-LPIPS. The package `lpips` holds the heads alone; its trunk is
 torchvision's AlexNet, which is used if torch's cache has it and never fetched. What was measured is always named. Only
@@ -38,7 +38,7 @@ class PerceptualMissing(RuntimeError):
 
 @dataclass(frozen=True)
 class PerceptualDistances:
-    """What was measured.
+    """The measured distances.
 
     Attributes:
         name: of the distance and its network.

@@ -1,4 +1,4 @@
-"""How photos look: protected ones beside the clean ones, and pictures by themselves. Means over photos."""
+"""The look of photos: protected ones beside the clean ones, and pictures by themselves. Means over photos."""
 
 from __future__ import annotations
 

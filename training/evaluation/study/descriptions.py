@@ -1,4 +1,4 @@
-"""What networks say of a study's pictures, kept apart from the attacks that made them.
+"""Descriptions of a study's pictures by networks, kept apart from the attacks that made them.
 
 Another face network describes pictures that are there already, so that nothing is attacked again. A description is
 named by the network and by the pictures. N pictures.

@@ -23,7 +23,7 @@ from rid.training.evaluation.study.descriptions import embeddings_of, features_o
 
 @dataclass(frozen=True)
 class CellSummary:
-    """What one cell showed.
+    """The result of one cell.
 
     Attributes:
         cell: the cell.
@@ -54,7 +54,7 @@ class CellSummary:
 
     @property
     def void(self) -> bool:
-        """Whether the attack failed on clean photos, so that the cell says nothing."""
+        """True if the attack failed on clean photos: the cell says nothing."""
         return self.gain is not None and self.gain.low <= 0
 
 

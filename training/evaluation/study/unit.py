@@ -50,7 +50,7 @@ class TooFewPhotos(ValueError):
 
 @dataclass(frozen=True)
 class StudySettings:
-    """What all units share.
+    """The settings that all units share.
 
     Attributes:
         photos: Parquet file of people.
@@ -102,12 +102,12 @@ class Study:
 
     @cached_property
     def embedder(self) -> FaceEmbedder:
-        """What finds and describes faces."""
+        """Returns the network that finds and describes faces."""
         return face_embedder(self.settings.embedder)
 
     @cached_property
     def describers(self) -> list[Describer]:
-        """What describes each picture of the study."""
+        """Returns what describes each picture of the study."""
         look = [InceptionLook(Path(self.settings.inception))] if self.settings.inception else []
         return [Faces(self.embedder), *look]
 
@@ -142,7 +142,7 @@ class Study:
 
     @cached_property
     def upscaler(self) -> StableDiffusionUpscalePipeline | None:
-        """What an attacker enlarges photos with, if not the first model."""
+        """Returns the model an attacker enlarges photos with, if not the first."""
         return load_upscaler(self.settings.upscaler) if self.settings.upscaler else None
 
     @cached_property
@@ -154,7 +154,7 @@ class Study:
 
     @cached_property
     def restoration(self) -> RestorationNetwork:
-        """What that attacker restores photos with; trained here unless another worker's was put in its place."""
+        """Returns that attacker's restoration network; trained here unless another worker's was put in its place."""
         judged = next(iter(self.settings.defenders))
         return train_restoration(self.defender(judged), self.pair_squares, restoration_64())[0]
 
@@ -166,7 +166,7 @@ class Study:
         return hashlib.sha256("".join(parts).encode()).hexdigest()[:40]
 
     def transformation_parts(self, cell: Cell) -> dict[str, str]:
-        """What decides a cell's transformation beside its name, the seed and the first model."""
+        """Returns what decides a cell's transformation beside its name, the seed and the first model."""
         if cell.transform == RESTORE:
             return {"restoration": self.restoration_digest}
         if cell.transform == UPSCALE and self.settings.upscaler:
