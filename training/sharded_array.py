@@ -1,7 +1,7 @@
 """Equal arrays in many .npy files, read as one: `ShardedArray` looks like an (N, ...) array and holds none of it.
 
-Files are mapped when an item of theirs is asked for, and only the last few stay mapped, so that the memory of a reader
-does not grow with N. A file's name stands for its content: whoever writes it puts a digest there.
+Files are mapped when an item of theirs is asked for, and only the last few (`MAPPED_BYTES`) stay mapped, so that the
+memory of a reader does not grow with N. A file's name stands for its content: whoever writes it puts a digest there.
 
 n items in a file, N in all.
 """
@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-MAPPED = 32  # files that stay mapped
+MAPPED_BYTES = 96 * 2**20  # of files that stay mapped; the kernel counts those of them that were read
 
 
 class ShardedArray:
@@ -32,14 +32,16 @@ class ShardedArray:
         dtype: of the items.
     """
 
-    def __init__(self, files: Sequence[Path], item: Sequence[int], dtype: DTypeLike, *, mapped: int = MAPPED) -> None:
+    def __init__(
+        self, files: Sequence[Path], item: Sequence[int], dtype: DTypeLike, *, mapped: int = MAPPED_BYTES
+    ) -> None:
         """Reads the files' headers.
 
         Args:
             files: in order; none is an array without items.
             item: the shape of an item.
             dtype: of the items.
-            mapped: files that stay mapped.
+            mapped: bytes of files that stay mapped; one file always does.
 
         Raises:
             ValueError: if a file is missing, torn, or holds items of another shape or type.
@@ -54,7 +56,7 @@ class ShardedArray:
         self._ends = np.cumsum(counts, dtype=np.int64)  # (files,) items up to each file's end
         self.shape = (int(self._ends[-1]) if counts else 0, *item)
         self._mapped: OrderedDict[int, NDArray[Any]] = OrderedDict()
-        self._limit, self._lock = mapped, threading.Lock()
+        self._limit, self._bytes, self._lock = mapped, 0, threading.Lock()
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -94,8 +96,9 @@ class ShardedArray:
                 except FileNotFoundError as error:
                     raise ValueError(_missing(self.files[place])) from error
                 self._mapped[place] = found
-                if len(self._mapped) > self._limit:
-                    self._mapped.popitem(last=False)
+                self._bytes += found.nbytes
+                while self._bytes > self._limit and len(self._mapped) > 1:
+                    self._bytes -= self._mapped.popitem(last=False)[1].nbytes
             self._mapped.move_to_end(place)
             return found
 

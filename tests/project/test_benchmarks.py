@@ -37,3 +37,18 @@ def test_the_training_step_benchmark_keeps_its_memory_target() -> None:
     assert found is not None, last
     assert float(found[2]) <= 0.4
     assert "+ checkpointing" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_training_over_four_times_the_photos_holds_no_more_in_memory() -> None:
+    """One set is decoded and one made up; the larger one's squares alone are 94 MiB."""
+    command = [sys.executable, "-m", "benchmarks.training_scale", "--photos", "2000", "8000"]
+    done = subprocess.run([*command, "--decoded", "2000", "--seconds", "4"], capture_output=True, text=True, check=True)
+    found = re.findall(
+        r"(\d+):driver_mib=(\d+),trainer_mib=(\d+),batches_per_s=(\d+\.\d)", done.stdout.strip().splitlines()[-1]
+    )
+    assert [int(photos) for photos, *_ in found] == [2000, 8000]
+    (_, driver, trainer, _), (_, larger_driver, larger_trainer, _) = found
+    assert int(larger_driver) - int(driver) < 40
+    assert int(larger_trainer) - int(trainer) < 90  # at most what a reader keeps mapped
+    assert "2 left out" in done.stdout

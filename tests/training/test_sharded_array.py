@@ -40,7 +40,7 @@ def test_files_read_as_one_array(tmp_path: Path) -> None:
     assert ShardedArray([], (4, 4, 3), np.int8).shape == (0, 4, 4, 3)
 
 
-def test_few_files_stay_mapped_however_many_are_read(tmp_path: Path) -> None:
+def test_a_reader_keeps_few_bytes_mapped_however_many_it_reads(tmp_path: Path) -> None:
     array = np.arange(40, dtype=np.uint8).reshape(40, 1)
     sharded = ShardedArray(write_shards(tmp_path, array, *[1] * 40), (1,), np.uint8, mapped=4)
     before = mapped_files()
