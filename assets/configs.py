@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass, replace
-
 from dagster import Config
 from pydantic import Field
 
-from rid.assets.catalog.plan import state_url
-from rid.assets.custody.verification import target_table
-from rid.assets.protection.request import ProtectionRequest
-from rid.assets.protection.work_salt import work_salt
+from rid.assets.protection.options import ProtectionOptions, ProtectionSettings
+from rid.assets.protection.request import ProtectionRequest, protection_request
+from rid.assets.protection.targets import Target
 from rid.models.policy import ProtectionPolicy
-from rid.resources.defender_registry import DEFAULT_ALIAS, DefenderEntry
+from rid.resources.defender_registry import DEFAULT_ALIAS
 from rid.resources.places import Places
 
 
 class ProtectionConfig(Config):
-    """How a drop is protected."""
+    """How a drop is protected: `ProtectionOptions` as the launchpad shows them."""
 
     defender: str = Field(default=DEFAULT_ALIAS, description="Alias, digest or path of a defender.")
     budget_levels: int | None = Field(
@@ -40,51 +36,28 @@ class ProtectionConfig(Config):
         default=[], description="Targets of other runs whose photos count as known, beside this deployment's table."
     )
 
+    def options(self) -> ProtectionOptions:
+        """The same options as `rid protect` has them.
 
-@dataclass(frozen=True)
-class ProtectionSettings:
-    """What a run is pinned to, whatever is promoted while it goes on.
-
-    Attributes:
-        defender: one defender.
-        policy: the policy.
-        budget_levels: the budget, in 8-bit levels.
-        policy_version: digest of the policy with the budget that the run asked for.
-    """
-
-    defender: DefenderEntry
-    policy: ProtectionPolicy
-    budget_levels: int
-    policy_version: str
-
-    def version(self) -> str:
-        """Short digest of what decides a table's photos beside their originals."""
-        salt = work_salt(self.defender, self.policy, self.budget_levels, "table")
-        return hashlib.sha256(salt.encode()).hexdigest()[:12]
+        Raises:
+            ValueError: if the policy is none, or a reason is unknown.
+        """
+        return ProtectionOptions(
+            defender=self.defender,
+            budget_levels=self.budget_levels,
+            policy=ProtectionPolicy.from_json(self.policy_json) if self.policy_json else None,
+            rehash=self.rehash,
+            retry=tuple(self.retry),
+            trust_marks=self.trust_marks,
+            known=tuple(self.known),
+            allowed_prefixes=tuple(self.allow_uris),
+        )
 
 
-def protection_settings(config: ProtectionConfig, places: Places) -> ProtectionSettings:
-    """Looks the defender and the policy up once.
-
-    Raises:
-        ValueError: if the defender, the budget or the policy is not allowed.
-    """
-    policy = ProtectionPolicy.from_json(config.policy_json or places.policy_json())
-    policy = replace(policy, trust_marks=policy.trust_marks or config.trust_marks)
-    wanted = config.budget_levels if config.budget_levels is not None else policy.budget_levels
-    defender = places.registry().resolve(config.defender)
-    return ProtectionSettings(
-        defender=defender,
-        policy=policy,
-        budget_levels=defender.budget(wanted),
-        policy_version=replace(policy, budget_levels=wanted).digest(),
-    )
-
-
-def protection_request(
+def drop_request(
     drop: str, config: ProtectionConfig, places: Places, settings: ProtectionSettings | None = None
 ) -> ProtectionRequest:
-    """Returns the request of one drop.
+    """Returns the request of one drop of the deployment.
 
     Args:
         drop: its name.
@@ -96,20 +69,6 @@ def protection_request(
         ValueError: if the drop, the defender, the budget or the policy is not allowed, or a known target is none.
         FileNotFoundError: if there is no such drop.
     """
-    pinned = settings or protection_settings(config, places)
-    table = places.protected_table()
-    return ProtectionRequest(
-        source=places.drop_source(drop),
-        target=table,
-        drop=drop,
-        target_kind="table",
-        state=state_url(table),
-        receipts=table,
-        defender=pinned.defender,
-        policy=pinned.policy,
-        budget_levels=pinned.budget_levels,
-        rehash=config.rehash,
-        retry=tuple(config.retry),
-        allowed_prefixes=tuple(config.allow_uris),
-        known=tuple(target_table(target)[0].url for target in config.known),
-    )
+    home = places.rid_home()
+    target = Target(home.protected_table().storage, "table")
+    return protection_request(config.options(), places.drop_source(drop), target, drop, home, settings)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from dagster import AssetExecutionContext, MaterializeResult, asset
 
-from rid.assets.catalog.plan import state_url
+from rid.assets.catalog.plan import state_storage
 from rid.assets.catalog.squares import training_squares
 from rid.assets.frozen.diffusion_models import models_to_json
 from rid.assets.operations import GPU_POOL, RETRIES, TRAINING_OWNERS, mistakes_are_final
@@ -106,7 +106,7 @@ def train_on(workers: Workers, config: DefenderRunConfig, places: Places) -> dic
 
 def training_arrays(config: DefenderRunConfig, places: Places, *, with_teacher: bool) -> dict[str, np.ndarray]:
     """The photos of the drops and the perturbations of those that have one, as `PhotoSet` holds them."""
-    state, cache = state_url(places.protected_table()), teacher_cache(config, places)
+    state, cache = state_storage(places.protected_table().storage), teacher_cache(config, places)
     pixels = [square for drop in config.drops for square in training_squares(state, drop, config.working_resolution)]
     place = {photo_digest(square): i for i, square in enumerate(pixels)}
     index, perturbations = [], []

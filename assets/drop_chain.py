@@ -25,16 +25,17 @@ from pydantic import Field
 from rid.assets import photo_catalog, protected_catalog, protection_report
 from rid.assets.catalog.plan import DropCatalog
 from rid.assets.checks import PROTECTED_CATALOG, Outcome, check_quarantine, check_specs
-from rid.assets.configs import ProtectionConfig, protection_request, protection_settings
+from rid.assets.configs import ProtectionConfig, drop_request
 from rid.assets.events import DropEvents, Event, Made
 from rid.assets.operations import RETRIES, STORAGE_POOL
 from rid.assets.photo_catalog import PHOTO_CATALOG, make_photo_catalog
 from rid.assets.protected_catalog import check_protected_catalog, make_protected_catalog
 from rid.assets.protection.failure_budget import FailureBudgetExceeded
+from rid.assets.protection.options import ProtectionOptions, protection_settings
 from rid.assets.protection_inputs import observations
 from rid.assets.protection_report import PROTECTION_REPORT, ReportConfig, make_protection_report
 from rid.resources.bounded_run import is_transient
-from rid.resources.commits import ConflictingCommit, ProtectedTable
+from rid.resources.commits import ConflictingCommit
 from rid.resources.dask_cluster import DaskCluster
 from rid.resources.dask_workers import Workers
 from rid.resources.defender_files import DefenderCorrupt
@@ -74,7 +75,7 @@ def drop_chain(
 ) -> Iterator[Event | Any]:
     """Takes each drop of the run through the selected assets; a finished drop costs one listing."""
     chain = DropChain(context, config, places)
-    yield from observations(protection_settings(ProtectionConfig(), places), context.instance)
+    yield from observations(protection_settings(ProtectionOptions(), places.rid_home()), context.instance)
     with dask.connect() as workers:
         for drop in chain.drops:
             yield from chain.drop(drop, workers)
@@ -88,7 +89,7 @@ class DropChain:
         self._context = context
         self._config = config
         self._places = places
-        self._settings = protection_settings(config, places)
+        self._settings = protection_settings(config.options(), places.rid_home())
         self._events = DropEvents(context)
         self._failed: dict[str, Exception] = {}
         self.drops = _drops(context, places)
@@ -133,7 +134,7 @@ class DropChain:
         ) from next(iter(self._failed.values()))
 
     def _make(self, drop: str, workers: Workers) -> Iterator[Event]:
-        request = protection_request(drop, self._config, self._places, self._settings)
+        request = drop_request(drop, self._config, self._places, self._settings)
         catalog: DropCatalog | None = None
         protected: Made | None = None
         if self._selected(PHOTO_CATALOG):
@@ -161,7 +162,7 @@ def _drops(context: AssetExecutionContext, places: Places) -> list[str]:
     """The drops of the run; of a run of checks for no drop in particular, all that were protected."""
     if context.has_partition_key or context.has_partition_key_range:
         return list(context.partition_keys)
-    return ProtectedTable(places.protected_table()).drops()
+    return places.protected_table().drops()
 
 
 def _stop_if_blocked(drop: str, outcomes: tuple[Outcome, ...]) -> None:

@@ -15,12 +15,12 @@ from dagster import (
 
 from rid.assets.catalog.plan import DropCatalog, plan_shards, read_current
 from rid.assets.checks import PROTECTED_CATALOG, DropCounts, Outcome, check_drop
-from rid.assets.configs import ProtectionSettings
 from rid.assets.custody.shard_verification import Verified, VerifyTask, verify_shard
 from rid.assets.events import Made
 from rid.assets.operations import PROTECTION_OWNERS
 from rid.assets.partitions import drops
 from rid.assets.photo_catalog import PHOTO_CATALOG, catalog_version, report_link
+from rid.assets.protection.options import ProtectionSettings
 from rid.assets.protection.request import ProtectionRequest
 from rid.assets.protection.run import run_drop
 from rid.assets.protection.shards.carried_rows import recorded_salt
@@ -32,7 +32,7 @@ from rid.assets.reports.drop_report import QUALITY
 from rid.assets.reports.pictures import quality_picture
 from rid.assets.shown_columns import COLUMN_SCHEMA, PROTECTED_COLUMNS, table_schema
 from rid.assets.shown_pictures import inline_picture
-from rid.resources.commits import ProtectedTable, ShardFile
+from rid.resources.commits import ShardFile
 from rid.resources.dask_workers import Workers
 from rid.resources.places import Places
 from rid.resources.schemas import Status
@@ -76,12 +76,12 @@ def make_protected_catalog(
     Raises:
         FailureBudgetExceeded: if too many photos are quarantined; nothing is committed then.
     """
-    table = ProtectedTable(request.receipts)
+    table = request.target.receipts
     before = table.live_files(request.drop)
-    current = catalog or read_current(request.state, request.drop)
+    current = catalog or read_current(request.target.state, request.drop)
     summary = run_drop(request, workers, catalog=current)
     live = table.live_files(request.drop) if summary.committed else before
-    used = read_current(request.state, request.drop)
+    used = read_current(request.target.state, request.drop)
     assert used is not None, "run_drop leaves the catalog that it committed"
     fresh = [file for path, file in live.items() if recheck or path not in before]
     verified = verify(request, used, fresh, request.salt(), workers)
@@ -99,7 +99,7 @@ def make_protected_catalog(
         "report": report_link(places, request.drop),
         **_work(summary, settings),
         COLUMN_SCHEMA: table_schema(table.schema()),
-        "dagster/uri": request.target,
+        "dagster/uri": request.target.url,
         "dagster/row_count": rows,
     }
     return Made(PROTECTED_CATALOG, table_version(settings, used, live), inputs(settings, used), metadata, outcomes)
@@ -113,8 +113,8 @@ def check_protected_catalog(
     Raises:
         ValueError: if the drop was never protected.
     """
-    table = ProtectedTable(request.receipts)
-    catalog, live = read_current(request.state, request.drop), table.live_files(request.drop)
+    table = request.target.receipts
+    catalog, live = read_current(request.target.state, request.drop), table.live_files(request.drop)
     if catalog is None or not live:
         raise ValueError(f"drop {request.drop!r} was not protected yet: materialise protected_catalog first")
     salt = recorded_salt(table.storage, next(iter(live)))
@@ -146,7 +146,7 @@ def verify(
     numbers = {shard.work_key: shard.number for shard in plan_shards(catalog, salt)}
     tasks = [
         VerifyTask(
-            table_url=request.receipts,
+            table_url=request.target.receipts.url,
             drop=request.drop,
             path=file.path,
             rows=file.rows,

@@ -13,9 +13,9 @@ from dagster import (
     multi_observable_source_asset,
 )
 
-from rid.assets.configs import ProtectionConfig, ProtectionSettings, protection_settings
 from rid.assets.events import DATA_VERSION
 from rid.assets.operations import PROTECTION_OWNERS
+from rid.assets.protection.options import ProtectionOptions, ProtectionSettings, protection_settings
 from rid.resources.places import Places
 
 PROMOTED_DEFENDER, PROTECTION_POLICY = "promoted_defender", "protection_policy"
@@ -43,7 +43,7 @@ SPECS = [
 @multi_observable_source_asset(specs=SPECS, can_subset=True)  # type: ignore[untyped-decorator]
 def protection_inputs(context: AssetExecutionContext, places: Places) -> Iterator[ObserveResult]:
     """Observes what is promoted now."""
-    settings = protection_settings(ProtectionConfig(), places)
+    settings = protection_settings(ProtectionOptions(), places.rid_home())
     for name, version in versions(settings).items():
         if AssetKey(name) in context.selected_asset_keys:
             yield ObserveResult(asset_key=name, data_version=DataVersion(version), metadata=described(settings)[name])

@@ -3,7 +3,7 @@
 from dagster import AssetSpec, Config
 from pydantic import Field
 
-from rid.assets.catalog.plan import read_current, state_url
+from rid.assets.catalog.plan import read_current, state_storage
 from rid.assets.checks import PROTECTED_CATALOG
 from rid.assets.events import Made
 from rid.assets.operations import PROTECTION_OWNERS
@@ -13,7 +13,6 @@ from rid.assets.protected_catalog import quarantine_table
 from rid.assets.reports.drop_report import EFFECT, QUALITY, REPORT_EPOCH, SHEET, DropReport, ReportRequest, report_drop
 from rid.assets.shown_pictures import inline_picture
 from rid.assets.training_config import frozen_models
-from rid.resources.commits import ProtectedTable
 from rid.resources.dask_workers import Workers
 from rid.resources.places import Places
 from rid.resources.storage import Storage
@@ -75,13 +74,13 @@ def report_request(drop: str, config: ReportConfig, places: Places) -> ReportReq
     Raises:
         ValueError: if the drop has no catalog.
     """
-    table = ProtectedTable(places.protected_table())
-    catalog = read_current(state_url(table.url), drop)
+    table = places.protected_table()
+    catalog = read_current(state_storage(table.storage), drop)
     if catalog is None:
         raise ValueError(f"drop {drop!r} has no catalog: materialise photo_catalog and protected_catalog first")
     return ReportRequest(
         table=table,
-        target=Storage(table.url),
+        target=table.storage,
         drop=drop,
         catalog=catalog,
         folder=places.reports(drop),

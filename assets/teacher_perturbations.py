@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from dagster import AssetExecutionContext, BackfillPolicy, MaterializeResult, asset
 
-from rid.assets.catalog.plan import state_url
+from rid.assets.catalog.plan import state_storage
 from rid.assets.catalog.squares import current_catalog
 from rid.assets.frozen.diffusion_models import models_to_json
 from rid.assets.operations import GPU_POOL, RETRIES, TRAINING_OWNERS, mistakes_are_final
@@ -127,7 +127,7 @@ class DropRun:
             ValueError: if the drop has no catalog, or its photos cannot be told apart by person.
             RuntimeError: if workers died; what they had finished is kept.
         """
-        catalog = current_catalog(state_url(self.places.protected_table()), self.drop)
+        catalog = current_catalog(state_storage(self.places.protected_table().storage), self.drop)
         selection, there = teacher_selection(self.config), self.cache.addresses()
         name = catalog.url.rsplit("/", 1)[-1]
         index = self.cache.read_index(self.drop, selection)

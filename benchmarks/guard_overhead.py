@@ -20,29 +20,27 @@ import cv2
 import psutil
 
 from benchmarks.throughput import SHIPPED, write_photos
-from rid.assets.catalog.plan import plan_shards, state_url
+from rid.assets.catalog.plan import plan_shards
 from rid.assets.protection.request import ProtectionRequest
 from rid.assets.protection.run import _task, catalogue
 from rid.assets.protection.shards.task import ShardTask, protect_shard, protector_of
 from rid.assets.protection.state import ShardWork
+from rid.assets.protection.targets import Target
 from rid.models.policy import ProtectionPolicy
 from rid.resources.dask_workers import Workers, WorkerSettings
 from rid.resources.defender_registry import DefenderRegistry
+from rid.resources.storage import Storage
 
 
 def plan(folder: Path, photos: int) -> list[ShardTask]:
     """Writes photos and plans their shards."""
     (folder / "photos").mkdir()
     write_photos(folder / "photos", photos)
-    target = str(folder / "out")
     request = ProtectionRequest(
-        source=str(folder / "photos"),
-        target=target,
+        source=Storage(str(folder / "photos")),
+        target=Target(Storage(str(folder / "out")), "files"),
         drop="d",
-        target_kind="files",
-        state=state_url(target),
-        receipts=f"{target}/_rid",
-        defender=DefenderRegistry(str(folder / "home"), SHIPPED.parent).resolve("default"),
+        defender=DefenderRegistry(Storage(str(folder / "home")), SHIPPED.parent).resolve("default"),
         policy=ProtectionPolicy(),
         budget_levels=json.loads((SHIPPED / "config.json").read_text())["budget"]["default"],
     )

@@ -20,8 +20,8 @@ import numpy as np
 from dagster import DagsterInstance, DefaultSensorStatus, build_sensor_context
 from PIL import Image
 
-from rid.assets.configs import ProtectionConfig, protection_settings
 from rid.assets.partitions import DROPS
+from rid.assets.protection.options import ProtectionOptions, protection_settings
 from rid.dagster_project.automation import drop_sensor
 from rid.dagster_project.dagster_dev import DagsterDev, free_port, write_local_instance
 from rid.dagster_project.definitions import defs
@@ -100,10 +100,10 @@ def measure_before(instance: DagsterInstance) -> None:
 
 def measure_after(instance: DagsterInstance) -> None:
     """Times what the schedule asks for once everything is protected, and after a promotion."""
-    settings = protection_settings(ProtectionConfig(), _here().places)
+    settings = protection_settings(ProtectionOptions(), _here().places.rid_home())
     names, seconds = timed(lambda: outdated_drops(instance, settings))
     say("schedule: finding outdated drops", f"{1000 * seconds:.0f} ms, {len(names)} found")
-    other = protection_settings(ProtectionConfig(budget_levels=4), _here().places)
+    other = protection_settings(ProtectionOptions(budget_levels=4), _here().places.rid_home())
     names, seconds = timed(lambda: outdated_drops(instance, other))
     say("schedule: the same under another budget", f"{1000 * seconds:.0f} ms, {len(names)} found")
 

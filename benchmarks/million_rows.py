@@ -31,6 +31,7 @@ from rid.models.checkpoint import DefenderCard, save_defender
 from rid.models.defender import SIZES, Defender
 from rid.resources.commits import ProtectedTable
 from rid.resources.schemas import IMAGE
+from rid.resources.storage import Storage
 from rid.training.exporting import add_onnx
 
 SIDE = 48  # pixels of a photo
@@ -144,7 +145,7 @@ def measure(folder: Path, rows: int, workers: int) -> None:
         if name == "protect":
             summary = json.loads(out)
             print(f"  {summary['protected']} protected, quarantined {summary['quarantined']}")
-    table = ProtectedTable(target)
+    table = ProtectedTable(Storage(target))
     keys, status = set(), {"protected": 0, "quarantined": 0, "skipped": 0}
     for batch in table.iter_batches("d", ["key", "status"]):
         keys |= set(batch.column("key").to_pylist())

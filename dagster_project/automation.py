@@ -19,8 +19,8 @@ from dagster import (
     sensor,
 )
 
-from rid.assets.configs import ProtectionConfig, protection_settings
 from rid.assets.partitions import DROPS, drops
+from rid.assets.protection.options import ProtectionOptions, protection_settings
 from rid.assets.protection_inputs import observations
 from rid.dagster_project.alerts import alert_sensors
 from rid.dagster_project.deployments import Deployment
@@ -84,7 +84,7 @@ def promotion_sensor(status: DefaultSensorStatus) -> SensorDefinition:
         description="Observes which defender is promoted and which policy holds; drops made with others are stale.",
     )
     def promotions(context: SensorEvaluationContext, places: Places) -> SensorResult:
-        events = observations(protection_settings(ProtectionConfig(), places), context.instance)
+        events = observations(protection_settings(ProtectionOptions(), places.rid_home()), context.instance)
         reason = None if events else "the promoted defender and the policy are those that were observed last"
         return SensorResult(asset_events=events, skip_reason=reason)
 
@@ -104,7 +104,7 @@ def outdated_schedule(deployment: Deployment) -> ScheduleDefinition:
         "that does not hold any more.",
     )
     def protect_outdated(context: ScheduleEvaluationContext, places: Places) -> list[RunRequest] | SkipReason:
-        settings = protection_settings(ProtectionConfig(), places)
+        settings = protection_settings(ProtectionOptions(), places.rid_home())
         names = outdated_drops(context.instance, settings)
         order = context.instance.get_dynamic_partitions(DROPS)
         if not names:

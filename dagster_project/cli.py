@@ -38,7 +38,10 @@ def protect(
     defender: Annotated[str, typer.Option(help="Alias, digest or path of a defender.")] = "default",
     budget: Annotated[int | None, typer.Option(help="Largest change of a value, 1-16 of 255 levels.")] = None,
     drop: Annotated[str | None, typer.Option(help="Name of this set of photos; by default a digest of SOURCE.")] = None,
-    policy: Annotated[Path | None, typer.Option(help="JSON file with a protection policy.")] = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(help="JSON file with a protection policy; by default policy.json under RID_HOME, if it is there."),
+    ] = None,
     scheduler: Annotated[
         str | None, typer.Option(help="Address of a running Dask scheduler.", envvar="RID_SCHEDULER")
     ] = None,
@@ -71,26 +74,23 @@ def protect(
     as_json: Json = False,
 ) -> int:
     """Protects every photo of SOURCE and writes it to TARGET; a second run continues or does nothing."""
+    from rid.assets.protection.options import ProtectionOptions
+    from rid.dagster_project.commands.protect import Printing, read_policy
     from rid.dagster_project.commands.protect import protect as run
     from rid.resources.dask_workers import WorkerSettings
 
-    settings = WorkerSettings(scheduler=scheduler, n_workers=workers, allow_insecure=allow_insecure_scheduler)
-    return run(
-        source,
-        target,
+    options = ProtectionOptions(
         defender=defender,
-        budget=budget,
-        drop=drop,
-        policy_file=policy,
-        workers=settings,
+        budget_levels=budget,
+        policy=read_policy(policy),
+        rehash=rehash,
         retry=tuple(retry or ()),
-        allowed_prefixes=tuple(allow_uri or ()),
         trust_marks=trust_marks,
         known=tuple(known or ()),
-        rehash=rehash,
-        dry_run=dry_run,
-        as_json=as_json,
+        allowed_prefixes=tuple(allow_uri or ()),
     )
+    settings = WorkerSettings(scheduler=scheduler, n_workers=workers, allow_insecure=allow_insecure_scheduler)
+    return run(source, target, drop, options, settings, Printing(dry_run, as_json))
 
 
 @app.command()

@@ -16,7 +16,7 @@ from rid.assets.protection_report import PROTECTION_REPORT as REPORT
 from rid.assets.protection_report import report_version
 
 if TYPE_CHECKING:
-    from rid.assets.configs import ProtectionSettings
+    from rid.assets.protection.options import ProtectionSettings
 
 FIRST, LAST, ONE = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end", "dagster/partition"
 UNFINISHED = [

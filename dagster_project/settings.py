@@ -6,7 +6,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from rid.resources.defender_registry import DefenderRegistry
+from rid.resources.rid_home import RidHome
+from rid.resources.storage import Storage
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "models" / "weights"
 
@@ -16,11 +17,6 @@ def home_of(environ: Mapping[str, str]) -> str:
     return environ.get("RID_HOME") or str(Path.home() / ".local" / "share" / "rid")
 
 
-def rid_home() -> str:
-    """The same of this process."""
-    return home_of(os.environ)
-
-
-def registry() -> DefenderRegistry:
-    """The defenders under RID_HOME and those that ship."""
-    return DefenderRegistry(rid_home(), WEIGHTS)
+def rid_home() -> RidHome:
+    """RID_HOME of this process, and the weights that ship."""
+    return RidHome(Storage(home_of(os.environ)), WEIGHTS)

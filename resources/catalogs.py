@@ -68,7 +68,7 @@ class SourceListing:
 
     Attributes:
         kind: "files", one photo a file, or "parquet".
-        base: URL that the entries' paths are relative to.
+        base: what the entries' paths are relative to.
         files: the photo files, or the Parquet files.
         ignored: number of files that are neither.
         layout: of the Parquet files.
@@ -76,7 +76,7 @@ class SourceListing:
     """
 
     kind: Literal["files", "parquet"]
-    base: str
+    base: Storage
     files: list[FileEntry]
     ignored: int
     layout: ParquetLayout | None = None
@@ -100,7 +100,7 @@ class StoredPhoto:
     uri: str | None
 
 
-def list_source(url: str) -> SourceListing:
+def list_source(source: Storage) -> SourceListing:
     """Lists a folder, a prefix, a Parquet file or a folder of Parquet files.
 
     Hidden entries and those under a folder that begins with `_` or `.` are left out.
@@ -109,15 +109,16 @@ def list_source(url: str) -> SourceListing:
         FileNotFoundError: if there is nothing at the URL.
         ValueError: if it mixes photos and Parquet, a Parquet file cannot be read, or Parquet files differ in layout.
     """
-    source = Storage(url)
     if source.url.endswith(".parquet") and not source.is_folder():
         parent, name = source.as_parent_and_name()
         size = parent.size(name)
         if size is None:
-            raise FileNotFoundError(f"there is no file at {url}")
+            raise FileNotFoundError(f"there is no file at {source.url}")
         return _parquet_listing(parent, [FileEntry(name, size, parent.identity(name))], 0)
     if not source.is_folder():
-        raise FileNotFoundError(f"there is no folder, prefix or Parquet file at {url}: for one photo, give its folder")
+        raise FileNotFoundError(
+            f"there is no folder, prefix or Parquet file at {source.url}: for one photo, give its folder"
+        )
     photos, parquet, sidecars, ignored = [], [], [], 0
     for entry in source.list_files():
         if any(part.startswith((".", "_")) for part in entry.path.split("/")):
@@ -133,11 +134,11 @@ def list_source(url: str) -> SourceListing:
             ignored += 1
     if photos and parquet:
         raise ValueError(
-            f"{url} holds {len(photos)} image files and {len(parquet)} Parquet files: give them as two drops"
+            f"{source.url} holds {len(photos)} image files and {len(parquet)} Parquet files: give them as two drops"
         )
     if parquet:
         return _parquet_listing(source, parquet, ignored + len(sidecars))
-    return SourceListing("files", source.url, photos, ignored, sidecars=tuple(sidecars))
+    return SourceListing("files", source, photos, ignored, sidecars=tuple(sidecars))
 
 
 def _parquet_listing(base: Storage, files: list[FileEntry], ignored: int) -> SourceListing:
@@ -147,7 +148,7 @@ def _parquet_listing(base: Storage, files: list[FileEntry], ignored: int) -> Sou
         first = first or layout
         if layout.kind != first.kind or not layout.passthrough.equals(first.passthrough):
             raise ValueError(f"{entry.path} and {files[0].path} have different columns: give them as two drops")
-    return SourceListing("parquet", base.url, files, ignored, first)
+    return SourceListing("parquet", base, files, ignored, first)
 
 
 def _layout_of(base: Storage, path: str) -> ParquetLayout:

@@ -83,9 +83,9 @@ def shard_path(drop: str, work_key: str) -> str:
 class ProtectedTable:
     """A Delta table of protected photos or of receipts, partitioned by drop."""
 
-    def __init__(self, url: str) -> None:
-        self.storage = Storage(url)
-        self.url = self.storage.url
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        self.url = storage.url
 
     def exists(self) -> bool:
         """Returns whether the table has a first commit."""

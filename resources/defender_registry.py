@@ -98,14 +98,14 @@ class DefenderEntry:
 class DefenderRegistry:
     """Finds, registers and names defenders."""
 
-    def __init__(self, home: str, shipped: Path) -> None:
+    def __init__(self, home: Storage, shipped: Path) -> None:
         """Opens a registry.
 
         Args:
             home: RID_HOME, a folder or an s3 prefix.
             shipped: the folder that holds the shipped defenders' folders.
         """
-        self.storage = Storage(home).child("defenders")
+        self.storage = home.child("defenders")
         self.shipped = shipped
 
     def entries(self) -> list[DefenderEntry]:

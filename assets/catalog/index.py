@@ -97,7 +97,7 @@ def index_photos(task: IndexTask) -> pa.Table:
 
 
 def index_source(
-    source_url: str,
+    source: Storage,
     workers: Workers,
     *,
     policy: ProtectionPolicy | None = None,
@@ -111,7 +111,7 @@ def index_source(
     """Lists a source and returns a row for each of its photos.
 
     Args:
-        source_url: a folder, a prefix, a Parquet file or a folder of Parquet files.
+        source: a folder, a prefix, a Parquet file or a folder of Parquet files.
         workers: where unknown photos are read; not started if there are none.
         policy: limits for the header check; the default policy if None.
         previous: rows of the drop's last catalog; unchanged ones are not read again.
@@ -124,7 +124,7 @@ def index_source(
     Raises:
         ValueError: if the source holds no photos or has columns that cannot be carried.
     """
-    listing = list_source(source_url)
+    listing = list_source(source)
     known = None if rehash else previous
     limits = policy or ProtectionPolicy()
     policy_json = limits.to_json()
@@ -140,7 +140,7 @@ def index_source(
         rows = _with_unique_keys(rows)
     if not rows.num_rows:
         raise ValueError(
-            f"{source_url} holds no photos: give a folder or prefix with images, or Parquet with an image column"
+            f"{source.url} holds no photos: give a folder or prefix with images, or Parquet with an image column"
         )
     marked = mark_sidecar_names(_mark_names(rows, taken), taken) if listing.kind == "files" else rows
     unchanged = known is not None and marked.equals(_in_order(known, listing.kind))
@@ -201,12 +201,12 @@ def _plan_files(
     for entry in listing.files:
         own = beside.get(entry.path, ())
         state = "+".join([entry.identity, *(f"{sidecar.path}-{sidecar.identity}" for sidecar in own)])
-        position, identity = recorded.get(f"{listing.base}/{printable(entry.path)}", (-1, ""))
+        position, identity = recorded.get(listing.base.uri(printable(entry.path)), (-1, ""))
         if position >= 0 and identity == state:
             keep.append(position)
         else:
             fresh.append((entry.path, entry.size, state, tuple(sidecar.path for sidecar in own)))
-    tasks = [IndexTask(listing.base, policy_json, tuple(fresh[i : i + BATCH])) for i in range(0, len(fresh), BATCH)]
+    tasks = [IndexTask(listing.base.url, policy_json, tuple(fresh[i : i + BATCH])) for i in range(0, len(fresh), BATCH)]
     kept = known.take(pa.array(keep, pa.int64())) if known is not None and keep else CATALOG.empty_table()
     return kept, tasks
 
@@ -215,7 +215,6 @@ def _plan_parquet(
     listing: SourceListing, policy_json: str, known: pa.Table | None, allowed_prefixes: tuple[str, ...]
 ) -> tuple[pa.Table, list[IndexTask]]:
     """Splits Parquet files into those whose rows are known already and tasks, a row group each, for the rest."""
-    base = Storage(listing.base)
     recorded: dict[str, set[str]] = {}
     if known is not None:
         files = known.group_by(["source_uri", "identity"]).aggregate([])
@@ -225,14 +224,14 @@ def _plan_parquet(
     keep: list[str] = []
     tasks: list[IndexTask] = []
     for entry in listing.files:
-        uri = base.uri(entry.path)
+        uri = listing.base.uri(entry.path)
         if listing.layout.kind != "uri" and recorded.get(uri) == {entry.identity}:
             keep.append(uri)
             continue
-        with base.open(entry.path) as file:
+        with listing.base.open(entry.path) as file:
             groups = open_parquet(file).metadata.num_row_groups
         tasks += [
-            IndexTask(listing.base, policy_json, (), entry.path, entry.identity, group, allowed_prefixes)
+            IndexTask(listing.base.url, policy_json, (), entry.path, entry.identity, group, allowed_prefixes)
             for group in range(groups)
         ]
     if known is None or not keep:

@@ -84,19 +84,19 @@ class Shard:
     marked: bool = False
 
 
-def state_url(target: str) -> str:
+def state_storage(target: Storage) -> Storage:
     """Where a target keeps its catalogs: a folder that the table's vacuum passes over."""
-    return f"{Storage(target).url}/_rid/_state"
+    return target.child("_rid", "_state")
 
 
-def catalog_storage(state_url: str, drop: str) -> Storage:
+def catalog_storage(state: Storage, drop: str) -> Storage:
     """Where a drop's catalog lies under a state folder."""
-    return Storage(state_url).child("catalog", drop)
+    return state.child("catalog", drop)
 
 
-def read_current(state_url: str, drop: str) -> DropCatalog | None:
+def read_current(state: Storage, drop: str) -> DropCatalog | None:
     """Returns the drop's current catalog, or None if it has none."""
-    storage = catalog_storage(state_url, drop)
+    storage = catalog_storage(state, drop)
     if not storage.exists("current.json"):
         return None
     fields = json.loads(storage.read_bytes("current.json"))
@@ -149,7 +149,7 @@ def read_shards(
                     yield int(numbers[start]), rows.slice(start, end - start).select(names)
 
 
-def write_catalog(state_url: str, drop: str, index: PhotoIndex, previous: DropCatalog | None) -> DropCatalog:
+def write_catalog(state: Storage, drop: str, index: PhotoIndex, previous: DropCatalog | None) -> DropCatalog:
     """Writes the catalog of an indexed drop; an unchanged one is left as it is and nothing is written.
 
     The number of buckets is fixed by the drop's first catalog.
@@ -167,7 +167,7 @@ def write_catalog(state_url: str, drop: str, index: PhotoIndex, previous: DropCa
         groups = run_groups(index.rows)
     schema = layout.passthrough.with_metadata(layout.metadata or None) if layout else pa.schema([])
     fields: dict[str, Any] = {
-        "source": listing.base,
+        "source": listing.base.url,
         "layout": layout.kind if layout else "files",
         "photos": index.rows.num_rows,
         "bytes_in": int(np.sum(index.rows.column("bytes_in").to_numpy())),
@@ -178,10 +178,10 @@ def write_catalog(state_url: str, drop: str, index: PhotoIndex, previous: DropCa
         "passthrough": schema.serialize().to_pybytes().hex() if layout else "",
         "marked": index.rows.num_rows - index.rows.column("mark").null_count,
     }
-    return _store(catalog_storage(state_url, drop), index.rows, groups, fields, previous)
+    return _store(catalog_storage(state, drop), index.rows, groups, fields, previous)
 
 
-def write_catalog_without(state_url: str, drop: str, catalog: DropCatalog, keys: frozenset[str]) -> DropCatalog:
+def write_catalog_without(state: Storage, drop: str, catalog: DropCatalog, keys: frozenset[str]) -> DropCatalog:
     """Writes a drop's catalog as if its source had never had some photos; one without them is left as it is."""
     rows = read_catalog(catalog)
     kept = filter_table(rows, pc.invert(pc.is_in(rows.column("key"), pa.array(sorted(keys)))))
@@ -195,7 +195,7 @@ def write_catalog_without(state_url: str, drop: str, catalog: DropCatalog, keys:
         "marked": kept.num_rows - kept.column("mark").null_count,
     }
     del fields["url"]
-    return _store(catalog_storage(state_url, drop), kept, groups, fields, None)
+    return _store(catalog_storage(state, drop), kept, groups, fields, None)
 
 
 def _store(

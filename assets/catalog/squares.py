@@ -18,6 +18,7 @@ from rid.models.photo_files.photos import PhotoRefused
 from rid.models.photo_files.resampling import shrink, to_upright
 from rid.models.policy import ProtectionPolicy
 from rid.models.protector import colour_planes
+from rid.resources.storage import Storage
 
 READER_EPOCH = 1  # names the squares that are kept: raised where the same photo gives other pixels
 
@@ -37,7 +38,7 @@ class TrainingPhoto:
     columns: pa.RecordBatch | None
 
 
-def current_catalog(state: str, drop: str) -> DropCatalog:
+def current_catalog(state: Storage, drop: str) -> DropCatalog:
     """Returns the drop's catalog.
 
     Raises:
@@ -49,7 +50,7 @@ def current_catalog(state: str, drop: str) -> DropCatalog:
     return catalog
 
 
-def training_squares(state: str, drop: str, side: int) -> Iterator[NDArray[np.uint8]]:
+def training_squares(state: Storage, drop: str, side: int) -> Iterator[NDArray[np.uint8]]:
     """Yields the upright centre square, (side, side, 3) uint8, of every photo of a drop that can be decoded.
 
     Raises:

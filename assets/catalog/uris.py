@@ -20,17 +20,17 @@ class UriNotAllowed(PermissionError):
     """A URI outside of the prefixes that may be read."""
 
 
-def with_own_prefix(base: str, allowed_prefixes: Sequence[str] = ()) -> tuple[str, ...]:
+def with_own_prefix(base: Storage, allowed_prefixes: Sequence[str] = ()) -> tuple[str, ...]:
     """Returns the prefixes under which photos may be read, the source's own first.
 
     Args:
-        base: URL of the source's folder or prefix; a relative URI is relative to it.
+        base: the source's folder or prefix; a relative URI is relative to it.
         allowed_prefixes: those that an operator adds.
 
     Raises:
         StorageUrlError: if one of them is no path, file:// or s3:// URL.
     """
-    return (Storage(base).url, *(Storage(prefix).url for prefix in allowed_prefixes))
+    return (base.url, *(Storage(prefix).url for prefix in allowed_prefixes))
 
 
 def read_uri(uri: str, allowed_prefixes: Sequence[str] | None = None) -> bytes:

@@ -24,13 +24,14 @@ from rid.assets.catalog.plan import (
 )
 from rid.assets.custody.forgotten_training import forget_training
 from rid.assets.custody.traces import Trace, catalogs_with, drops_with_files, names_in, shards_with
-from rid.assets.custody.verification import states, target_table
 from rid.assets.protection.published_names import published_names
 from rid.assets.protection.shards.carried_rows import recorded_salt
 from rid.assets.protection.shards.files import ShardWriter
 from rid.assets.protection.shards.names import parse_shard_file, shard_file
+from rid.assets.protection.targets import find_target
 from rid.resources.catalogs import open_parquet
 from rid.resources.commits import ProtectedTable, ShardFile
+from rid.resources.rid_home import RidHome
 from rid.resources.run_locks import run_lock
 from rid.resources.storage import Storage
 
@@ -66,12 +67,12 @@ class _Place:
     table: ProtectedTable
     folder: Storage | None
     drop: str
-    state: str | None
+    state: Storage | None
     reports: tuple[Storage, ...]
-    home: str | None
+    home: RidHome | None
 
 
-def forget(target: str, keys: frozenset[str], *, home: str | None = None, dry_run: bool = False) -> Forgotten:
+def forget(target: str, keys: frozenset[str], *, home: RidHome | None = None, dry_run: bool = False) -> Forgotten:
     """Removes photos from every drop of a target.
 
     A run that was killed is run again; what is gone already is not missed.
@@ -86,14 +87,15 @@ def forget(target: str, keys: frozenset[str], *, home: str | None = None, dry_ru
         NotATarget: if nothing was published there.
         ValueError: if a drop's catalog names photos that are not protected yet.
     """
-    table, kind = target_table(target)
-    result = Forgotten()
+    found = find_target(target)
+    table, result = found.receipts, Forgotten()
     for drop in drops_with_files(table):
-        state = next((state for state in states(target) if read_current(state, drop)), None)
-        reports = [Storage(table.url).child("_rid", "_reports", drop)]
-        reports += [Storage(home).child("reports", drop)] if home is not None else []
-        folder = Storage(target) if kind == "files" else None
-        place = _Place(table, folder, drop, state, tuple(report for report in reports if report.is_folder()), home)
+        state = next((state for state in found.states() if read_current(state, drop)), None)
+        reports = [table.storage.child("_rid", "_reports", drop)]
+        reports += [home.reports(drop)] if home is not None else []
+        place = _Place(
+            table, found.folder, drop, state, tuple(report for report in reports if report.is_folder()), home
+        )
         locked = run_lock(catalog_storage(state, drop), drop) if state and not dry_run else contextlib.nullcontext()
         with locked:
             _forget_in(place, keys, result, dry_run)
@@ -134,7 +136,7 @@ def _forget_in(place: _Place, keys: frozenset[str], result: Forgotten, dry_run: 
             for entry in list(report.list_files()):
                 report.delete(entry.path)
                 result.deleted += 1
-        result.deleted += forget_training(place.home, place.drop) if place.home is not None else 0
+        result.deleted += forget_training(place.home.storage, place.drop) if place.home is not None else 0
     result.left += _traces(place, keys)
 
 

@@ -15,16 +15,16 @@ from rid.resources.storage import Storage
 from rid.training.teachers.units import Unit
 
 
-def forget_training(home: str, drop: str) -> int:
+def forget_training(home: Storage, drop: str) -> int:
     """Removes a drop's part of every teacher's cache and all unfinished trainings; returns the number of files.
 
     Args:
         home: RID_HOME.
         drop: its name.
     """
-    caches = Storage(home).child("perturbations")
+    caches = home.child("perturbations")
     deleted = sum(_forget_in_cache(caches.child(name), drop) for name in _folders(caches))
-    runs = Storage(home).child("training")
+    runs = home.child("training")
     deleted += forget_photos(home, drop)
     for name in _folders(runs):
         run = runs.child(name)

@@ -99,11 +99,9 @@ def verify_shard(task: VerifyTask) -> Verified:
     Raises:
         OSError: for faults of the storage, which the caller repeats.
     """
-    table, result = ProtectedTable(task.table_url), Verification()
+    table, result = ProtectedTable(Storage(task.table_url)), Verification()
     originals = CatalogRows(_rows_of(task))
-    DropCheck(table, Storage(task.table_url), "table", task.drop, result, originals).shard(
-        ShardFile(task.path, 0, task.rows)
-    )
+    DropCheck(table, table.storage, "table", task.drop, result, originals).shard(ShardFile(task.path, 0, task.rows))
     verified = Verified(
         shards=1,
         published=result.published,

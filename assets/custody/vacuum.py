@@ -10,7 +10,7 @@ import contextlib
 import time
 
 from rid.assets.catalog.plan import catalog_storage, read_current
-from rid.assets.custody.verification import states, target_table
+from rid.assets.protection.targets import find_target
 from rid.resources.run_locks import run_lock
 from rid.resources.storage import Storage
 
@@ -31,11 +31,12 @@ def vacuum(target: str, *, keep_days: float, dry_run: bool = False) -> list[str]
     """
     if keep_days < 0:
         raise ValueError(f"{keep_days} days to keep is not allowed: give 0 or more")
-    table, _ = target_table(target)
+    place = find_target(target)
+    table = place.receipts
     folders = [
         (catalog_storage(state, drop), current.url)
         for drop in table.drops()
-        for state in states(target)
+        for state in place.states()
         if (current := read_current(state, drop))
     ]
     with contextlib.ExitStack() as locks:

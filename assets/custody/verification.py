@@ -15,10 +15,11 @@ from typing import Any
 import cv2
 import pyarrow as pa
 
-from rid.assets.catalog.plan import DropCatalog, read_catalog, read_current, state_url
+from rid.assets.catalog.plan import DropCatalog, read_catalog
 from rid.assets.catalog.rows import CatalogRows
 from rid.assets.catalog.sources import read_original
 from rid.assets.protection.shards.carried_rows import image_bytes
+from rid.assets.protection.targets import Target, find_target
 from rid.models.photo_files.images import decode
 from rid.models.photo_files.photos import PhotoRefused
 from rid.models.policy import READ_ALL
@@ -43,10 +44,6 @@ RECEIPT_COLUMNS = (
     "policy_digest",
     "budget_levels",
 )
-
-
-class NotATarget(ValueError):
-    """There is nothing at the URL that this system published."""
 
 
 @dataclass(frozen=True)
@@ -114,21 +111,6 @@ class Verification:
         }
 
 
-def target_table(target: str) -> tuple[ProtectedTable, str]:
-    """Returns the receipts table of a target, and its kind, "files" or "table".
-
-    Raises:
-        NotATarget: if there is none.
-    """
-    for url, kind in ((target, "table"), (f"{Storage(target).url}/_rid", "files")):
-        table = ProtectedTable(url)
-        if table.storage.is_folder() and table.exists():
-            return table, kind
-    raise NotATarget(
-        f"{target} holds no receipts (_rid) and is no table of protected photos: nothing was published there"
-    )
-
-
 def verify_target(
     target: str, source: str | None = None, on_photo: Callable[[int], None] = lambda _: None
 ) -> Verification:
@@ -142,34 +124,24 @@ def verify_target(
     Raises:
         NotATarget: if nothing was published there.
     """
-    table, kind = target_table(target)
-    result = Verification()
+    place = find_target(target)
+    table, result = place.receipts, Verification()
     published: set[str] = set()
     for drop in table.drops():
-        catalog = catalog_of(target, drop)
+        catalog = place.current(drop)
         if catalog is None:
             result.add("missing", drop, "catalog", "the drop's catalog is gone: rows cannot be recounted")
         originals = CatalogRows(read_catalog(catalog) if catalog is not None else CATALOG.empty_table())
         moved = (catalog.source, Storage(source).url) if catalog is not None and source is not None else None
-        check = DropCheck(table, Storage(target), kind, drop, result, originals, moved)
+        check = DropCheck(table, place.storage, place.kind, drop, result, originals, moved)
         for shard in sorted(table.live_files(drop).values(), key=lambda shard: shard.path):
             check.shard(shard)
             on_photo(result.photos)
         published |= check.published
         if catalog is not None:
             check.recount(catalog)
-    _find_strangers(Storage(target), kind, published, result)
+    _find_strangers(place, published, result)
     return result
-
-
-def catalog_of(target: str, drop: str) -> DropCatalog | None:
-    """The drop's catalog: in the target, or beside it, where the assets of a deployment keep it."""
-    return next((found for state in states(target) if (found := read_current(state, drop))), None)
-
-
-def states(target: str) -> tuple[str, str]:
-    """Where a target's catalogs may lie: in itself, or beside it as in a deployment."""
-    return state_url(target), Storage(target).as_parent_and_name()[0].url
 
 
 class DropCheck:
@@ -315,12 +287,12 @@ class DropCheck:
         self._result.add(kind, self._drop, name, detail)
 
 
-def _find_strangers(target: Storage, kind: str, published: set[str], result: Verification) -> None:
+def _find_strangers(target: Target, published: set[str], result: Verification) -> None:
     """Names files of a folder target that no receipt knows, and files that were being written."""
-    for entry in target.list_files():
+    for entry in target.storage.list_files():
         name = PurePosixPath(entry.path)
         if entry.path.endswith(WRITING):
             result.add("half_written", "", entry.path, "a write goes on, or was cut off and is removed by the next run")
-        elif kind == "files" and name.parts[0] != "_rid" and entry.path not in published:
+        elif target.kind == "files" and name.parts[0] != "_rid" and entry.path not in published:
             what = "an image that was not protected here" if name.suffix.lower() in PHOTO_SUFFIXES else "a file"
             result.add("extra", "", entry.path, f"{what}: no receipt names it")

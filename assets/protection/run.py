@@ -58,7 +58,7 @@ def _silent(_: Progress) -> None:
 
 def catalogue(request: ProtectionRequest, workers: Workers, report: Report = _silent) -> DropCatalog:
     """Lists and indexes the source and writes the drop's catalog; an unchanged one writes nothing."""
-    previous = read_current(request.state, request.drop)
+    previous = read_current(request.target.state, request.drop)
     same = previous is not None and previous.policy_digest == request.policy.digest()
     known = read_catalog(previous) if previous is not None and same else None
     if known is not None and not known.schema.equals(CATALOG):
@@ -71,8 +71,8 @@ def catalogue(request: ProtectionRequest, workers: Workers, report: Report = _si
         report(Progress("read", read, max(read, previous.photos if previous else 0)))
 
     taken: tuple[str, ...] = ()
-    if request.target_kind == "files":
-        taken = names_of_other_drops(ProtectedTable(request.receipts), request.drop)
+    if request.target.kind == "files":
+        taken = names_of_other_drops(request.target.receipts, request.drop)
     index = index_source(
         request.source,
         workers,
@@ -81,10 +81,10 @@ def catalogue(request: ProtectionRequest, workers: Workers, report: Report = _si
         rehash=request.rehash,
         taken=taken,
         allowed_prefixes=request.allowed_prefixes,
-        sidecars=request.target_kind == "files",
+        sidecars=request.target.kind == "files",
         progress=on_read,
     )
-    return write_catalog(request.state, request.drop, index, previous)
+    return write_catalog(request.target.state, request.drop, index, previous)
 
 
 def run_drop(
@@ -112,7 +112,7 @@ def run_drop(
             catalog if catalog is not None and attempt == 0 else catalogue(_after(request, attempt), workers, report)
         )
         try:
-            with run_lock(catalog_storage(request.state, request.drop), request.drop):
+            with run_lock(catalog_storage(request.target.state, request.drop), request.drop):
                 return _run_planned(request, current, workers, report, began)
         except InputChanged:
             if attempt + 1 == REPLANS:
@@ -128,8 +128,7 @@ def _after(request: ProtectionRequest, attempt: int) -> ProtectionRequest:
 def _run_planned(
     request: ProtectionRequest, catalog: DropCatalog, workers: Workers, report: Report, began: float
 ) -> DropSummary:
-    table = ProtectedTable(request.receipts)
-    folder = Storage(request.target) if request.target_kind == "files" else None
+    table, folder = request.target.receipts, request.target.folder
     shards = list(plan_shards(catalog, request.salt()))
     state = read_state(table, request.drop, catalog, shards, salt=request.salt(), folder=folder, retry=request.retry)
     files = {key: shard.file for key, shard in state.done.items()}
@@ -141,7 +140,7 @@ def _run_planned(
         request.drop, [files[shard.work_key] for shard in shards], _table_schema(request, catalog), _metadata(request)
     )
     if state.work:
-        Storage(request.target).remove_abandoned()
+        request.target.storage.remove_abandoned()
     if folder is not None and commit.removed:
         remove_unpublished(table, request.drop, folder, state.published)
     return DropSummary(
@@ -213,7 +212,7 @@ def _check_rows(request: ProtectionRequest, catalog: DropCatalog, outcomes: Coun
 
 def _tables(request: ProtectionRequest) -> list[ProtectedTable]:
     """The tables whose receipts bear marks out, the target's own first."""
-    return [ProtectedTable(url) for url in dict.fromkeys((request.receipts, *request.known))]
+    return list({table.url: table for table in (request.target.receipts, *request.known)}.values())
 
 
 def _task(
@@ -231,9 +230,9 @@ def _task(
         shard=work.shard.number,
         work_key=work.shard.work_key,
         salt=request.salt(),
-        target_url=request.target,
-        receipts_url=request.receipts,
-        target_kind=request.target_kind,
+        target_url=request.target.url,
+        receipts_url=request.target.receipts.url,
+        target_kind=request.target.kind,
         layout=catalog.layout,
         passthrough=catalog.passthrough,
         defender_url=request.defender.location,
@@ -245,7 +244,7 @@ def _task(
         generation=work.generation,
         again=work.again,
         earlier=work.earlier,
-        allowed_prefixes=with_own_prefix(catalog.source, request.allowed_prefixes),
+        allowed_prefixes=with_own_prefix(Storage(catalog.source), request.allowed_prefixes),
         guarded=guarded,
         known=known,
         retry=request.retry,
@@ -266,7 +265,7 @@ def _by_reason(outcomes: Counter[str]) -> dict[str, int]:
 
 def _table_schema(request: ProtectionRequest, catalog: DropCatalog) -> pa.Schema:
     """The schema of the committed table: a shard's columns and the drop."""
-    columns = shard_schema(request.target_kind, catalog.layout, catalog.passthrough)
+    columns = shard_schema(request.target.kind, catalog.layout, catalog.passthrough)
     return columns.append(RECEIPTS.field("drop")).remove_metadata()
 
 

@@ -43,7 +43,7 @@ class LookTask:
     def pairs(self) -> Iterator[PhotoPair]:
         """Yields those whose originals can be read."""
         return photo_pairs(
-            ProtectedTable(self.receipts_url), Storage(self.target_url), self.drop, self.catalog, self.keys
+            ProtectedTable(Storage(self.receipts_url)), Storage(self.target_url), self.drop, self.catalog, self.keys
         )
 
 

@@ -99,7 +99,7 @@ def train(task: TrainingTask) -> str:
             },
         )
         digest = save_defender(run / "defender", defender, card)
-        DefenderRegistry(task.home, run).register(run / "defender")
+        DefenderRegistry(Storage(task.home), run).register(run / "defender")
         store_board(storage, run)
         if task.shown:
             storage.write_bytes(SAMPLES, sample_sheet(defender, photos.pixels[: task.shown], config.budget_default))

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from rid.dagster_project import exit_codes
 from rid.dagster_project.exit_codes import InvalidRequest
-from rid.dagster_project.settings import registry
+from rid.dagster_project.settings import rid_home
 
 IMPORT_NEEDS = ("torch", "safetensors", "onnx", "onnxscript")
 
 
 def list_defenders(*, as_json: bool) -> int:
     """Prints every defender with its aliases, budget and licence."""
-    entries = registry().entries()
+    entries = rid_home().registry().entries()
     if as_json:
         print(json.dumps([{"aliases": entry.aliases, "location": entry.location, **entry.config} for entry in entries]))
         return exit_codes.OK
@@ -29,7 +29,7 @@ def list_defenders(*, as_json: bool) -> int:
 
 def promote(name: str) -> int:
     """Makes a defender the default."""
-    entry = registry().promote(name)
+    entry = rid_home().registry().promote(name)
     print(f"default is now {entry.name} {entry.digest[:12]}: drops protected by another defender are outdated")
     return exit_codes.OK
 
@@ -52,7 +52,7 @@ def import_published(
     from rid.models.published import HEADS, published_card, read_published
     from rid.training.exporting import add_onnx
 
-    defenders = registry()
+    defenders = rid_home().registry()
     defender = read_published(file, budget_levels=budget, heads=heads or HEADS, blocks=blocks)
     assert defender.budget is not None
     with tempfile.TemporaryDirectory() as temporary:
@@ -84,7 +84,7 @@ def export(name: str, target: str | None) -> int:
     from rid.resources.defender_registry import fetch_defender
     from rid.resources.storage import Storage
 
-    entry = registry().resolve(name)
+    entry = rid_home().registry().resolve(name)
     place = Storage(target or f"defender-{entry.digest[:12]}")
     if place.is_folder() and next(place.list_files(), None) is not None:
         raise InvalidRequest(f"{place.url} is not empty: choose an empty or a new folder")

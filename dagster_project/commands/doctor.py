@@ -8,7 +8,7 @@ import secrets
 import sys
 
 from rid.dagster_project import exit_codes
-from rid.dagster_project.settings import registry, rid_home
+from rid.dagster_project.settings import rid_home
 
 PACKAGES = (
     "rid-catalog",
@@ -32,7 +32,7 @@ def doctor() -> int:
         print(f"{name:17} {_version(name)}")
     sound = _probe_storage()
     _print_hardware()
-    for entry in registry().entries():
+    for entry in rid_home().registry().entries():
         names = ", ".join(entry.aliases) or "-"
         print(f"defender          {entry.digest[:12]} {entry.name} ({names})")
         print(f"                  {entry.config['description']}")
@@ -53,9 +53,7 @@ def _version(package: str) -> str:
 
 def _probe_storage() -> bool:
     """Writes, conditionally writes, reads and deletes a file under RID_HOME."""
-    from rid.resources.storage import Storage
-
-    storage = Storage(rid_home())
+    storage = rid_home().storage
     name = f"probe-{secrets.token_hex(6)}"
     try:
         first, second = storage.create_bytes(name, b"1"), storage.create_bytes(name, b"2")

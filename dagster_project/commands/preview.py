@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rid.dagster_project import exit_codes
 from rid.dagster_project.exit_codes import InvalidRequest
-from rid.dagster_project.settings import registry
+from rid.dagster_project.settings import rid_home
 
 if TYPE_CHECKING:
     from rid.models.protector import Protector
@@ -21,7 +21,7 @@ def preview(photo: str, *, out: Path | None, defender: str, levels: str) -> int:
     from rid.assets.reports.preview import strengths
     from rid.resources.storage import Storage
 
-    entry = registry().resolve(defender)
+    entry = rid_home().registry().resolve(defender)
     budgets = [entry.budget(level) for level in parse_levels(levels)]
     place, name = Storage(photo).as_parent_and_name()
     target = out or Path(f"{Path(name).stem}-preview.png")

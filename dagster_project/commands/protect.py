@@ -6,148 +6,91 @@ import contextlib
 import json
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rid.dagster_project import exit_codes
 from rid.dagster_project.exit_codes import InvalidRequest
-from rid.dagster_project.settings import registry, rid_home
+from rid.dagster_project.settings import rid_home
 
 if TYPE_CHECKING:
+    from rid.assets.protection.options import ProtectionOptions
     from rid.assets.protection.request import ProtectionRequest
     from rid.assets.protection.summary import DropSummary
+    from rid.models.policy import ProtectionPolicy
     from rid.resources.dask_workers import WorkerSettings
+
+
+@dataclass(frozen=True)
+class Printing:
+    """How a run is shown.
+
+    Attributes:
+        dry_run: only say what would be done.
+        as_json: print JSON on stdout.
+    """
+
+    dry_run: bool
+    as_json: bool
 
 
 def protect(
     source: str,
     target: str,
-    *,
-    defender: str,
-    budget: int | None,
     drop: str | None,
-    policy_file: Path | None,
+    options: ProtectionOptions,
     workers: WorkerSettings,
-    retry: tuple[str, ...],
-    allowed_prefixes: tuple[str, ...],
-    trust_marks: bool,
-    known: tuple[str, ...],
-    rehash: bool,
-    dry_run: bool,
-    as_json: bool,
+    printing: Printing,
 ) -> int:
     """Runs the command and returns its exit code."""
     from rid.assets.protection.run import run_drop
     from rid.assets.protection.summary import to_json
     from rid.resources.dask_workers import Workers
 
-    request = build_request(
-        source,
-        target,
-        defender=defender,
-        budget=budget,
-        drop=drop,
-        policy_file=policy_file,
-        retry=retry,
-        allowed_prefixes=allowed_prefixes,
-        rehash=rehash,
-        trust_marks=trust_marks,
-        known=known,
-    )
-    if dry_run:
-        _say(estimate(request, workers), as_json)
+    request = build_request(source, target, drop, options)
+    if printing.dry_run:
+        _say(estimate(request, workers), printing.as_json)
         return exit_codes.OK
-    with Workers(workers) as pool, _Bar(quiet=as_json) as bar:
+    with Workers(workers) as pool, _Bar(quiet=printing.as_json) as bar:
         summary = run_drop(request, pool, bar.report)
-    if as_json:
+    if printing.as_json:
         print(json.dumps(to_json(summary)))
     else:
         print(describe(summary, request))
     return exit_codes.QUARANTINED if summary.quarantined else exit_codes.OK
 
 
-def build_request(
-    source: str,
-    target: str,
-    *,
-    defender: str,
-    budget: int | None,
-    drop: str | None,
-    policy_file: Path | None,
-    retry: tuple[str, ...],
-    rehash: bool,
-    allowed_prefixes: tuple[str, ...] = (),
-    trust_marks: bool = False,
-    known: tuple[str, ...] = (),
-) -> ProtectionRequest:
+def build_request(source: str, target: str, drop: str | None, options: ProtectionOptions) -> ProtectionRequest:
     """Checks what was asked and pins it to one defender.
 
     Raises:
         ValueError: with one sentence, if it cannot be done.
+        FileNotFoundError: if there is nothing at SOURCE.
     """
-    from rid.assets.catalog.plan import state_url
-    from rid.assets.protection.request import ProtectionRequest, default_drop_name
-    from rid.resources.catalogs import list_source
-    from rid.resources.commits import ProtectedTable
+    from rid.assets.protection.request import protection_request
+    from rid.assets.protection.targets import new_target
     from rid.resources.storage import Storage
 
     place, origin = Storage(target), Storage(source)
-    check_apart(origin.url, place.url)
-    listing = list_source(source)
-    table = listing.kind == "parquet" or (place.is_folder() and ProtectedTable(place.url).exists())
-    check_target(place, table=table)
-    policy = _read_policy(policy_file)
-    policy = replace(policy, trust_marks=policy.trust_marks or trust_marks)
-    entry = registry().resolve(defender)
-    return ProtectionRequest(
-        source=origin.url,
-        target=place.url,
-        drop=drop or default_drop_name(origin.url),
-        target_kind="table" if table else "files",
-        state=state_url(place.url),
-        receipts=place.url if table else f"{place.url}/_rid",
-        defender=entry,
-        policy=policy,
-        budget_levels=entry.budget(budget if budget is not None else policy.budget_levels),
-        rehash=rehash,
-        retry=retry,
-        allowed_prefixes=allowed_prefixes,
-        known=known_tables(known),
-    )
+    return protection_request(options, origin, new_target(origin, place), drop, rid_home())
 
 
-def known_tables(targets: tuple[str, ...]) -> tuple[str, ...]:
-    """The tables of this deployment's assets and of other targets.
+def read_policy(file: Path | None) -> ProtectionPolicy | None:
+    """Reads the policy of `--policy FILE`; None if none was given.
 
     Raises:
-        NotATarget: if nothing was published at one of the targets.
+        InvalidRequest: if the file cannot be read.
+        ValueError: if it holds no policy.
     """
-    from rid.assets.custody.verification import target_table
-    from rid.resources.storage import Storage
+    from rid.models.policy import ProtectionPolicy
 
-    return (Storage(rid_home()).child("protected").url, *(target_table(target)[0].url for target in targets))
-
-
-def check_apart(source: str, target: str) -> None:
-    """Refuses a target that is the source, or one inside the other: an original must never be written over."""
-    inside = target == source or target.startswith(f"{source}/") or source.startswith(f"{target}/")
-    if not inside and not source.startswith("s3://") and not target.startswith("s3://"):
-        real_source, real_target = Path(source).resolve(), Path(target).resolve()
-        inside = real_target.is_relative_to(real_source) or real_source.is_relative_to(real_target)
-    if inside:
-        raise InvalidRequest(f"TARGET {target} and SOURCE {source} overlap: choose a target outside of the source")
-
-
-def check_target(place: Any, *, table: bool) -> None:
-    """Refuses a target that holds something which was not published here."""
-    from rid.resources.commits import ProtectedTable
-
-    if not place.is_folder() or next(place.list_files(), None) is None:
-        return
-    ours = place.child("_rid").is_folder()
-    if not ours or (not table and ProtectedTable(place.url).exists()):
-        raise InvalidRequest(f"TARGET {place.url} is not empty and was not made by rid: choose an empty or a new one")
+    if file is None:
+        return None
+    try:
+        return ProtectionPolicy.from_json(file.read_bytes())
+    except OSError as error:
+        raise InvalidRequest(f"the policy file {file} cannot be read: {error.strerror}") from error
 
 
 def estimate(request: ProtectionRequest, workers: WorkerSettings) -> dict[str, Any]:
@@ -166,9 +109,9 @@ def estimate(request: ProtectionRequest, workers: WorkerSettings) -> dict[str, A
     )
     protector = Protector(OnnxEngine(model[name]), request.policy, request.budget_levels)
     result: dict[str, Any] = {
-        "source": request.source,
-        "target": request.target,
-        "target_kind": request.target_kind,
+        "source": request.source.url,
+        "target": request.target.url,
+        "target_kind": request.target.kind,
         "drop": request.drop,
         "bytes": sum(entry.size for entry in listing.files),
         "sidecars": len(listing.sidecars),
@@ -199,11 +142,10 @@ def _count_and_sample(listing: Any, allowed_prefixes: tuple[str, ...]) -> tuple[
     from rid.assets.catalog.sources import iter_parquet_photos
     from rid.assets.catalog.uris import read_uri, with_own_prefix
     from rid.resources.catalogs import open_parquet
-    from rid.resources.storage import Storage
 
-    base = Storage(listing.base)
+    base = listing.base
     if not listing.files:
-        raise InvalidRequest(f"{listing.base} holds no photos: give a folder or prefix with images, or Parquet")
+        raise InvalidRequest(f"{base.url} holds no photos: give a folder or prefix with images, or Parquet")
     if listing.kind == "files":
         return len(listing.files), base.read_bytes(
             sorted(listing.files, key=lambda e: e.size)[len(listing.files) // 2].path
@@ -215,9 +157,7 @@ def _count_and_sample(listing: Any, allowed_prefixes: tuple[str, ...]) -> tuple[
             if not sample:
                 for _, _, data, uri, _ in iter_parquet_photos(file, 0, listing.layout):
                     with contextlib.suppress(OSError, ValueError):  # a photo that cannot be read is no sample
-                        sample = data or (
-                            read_uri(uri, with_own_prefix(listing.base, allowed_prefixes)) if uri else b""
-                        )
+                        sample = data or (read_uri(uri, with_own_prefix(base, allowed_prefixes)) if uri else b"")
                     break
     return photos, sample
 
@@ -228,8 +168,8 @@ def describe(summary: DropSummary, request: ProtectionRequest) -> str:
     lines = [
         f"{summary.photos} photos: {summary.protected} protected, {summary.skipped} skipped, {held} quarantined",
         *(f"  {count} {reason}" for reason, count in summary.quarantined.items()),
-        f"protected photos  {request.target}",
-        f"receipts          {request.receipts} (drop {request.drop})",
+        f"protected photos  {request.target.url}",
+        f"receipts          {request.target.receipts.url} (drop {request.drop})",
         f"defender          {request.defender.name} {request.defender.digest[:12]}",
         f"budget            {request.budget_levels} of 255 levels",
         f"this run          {summary.photos_computed} photos in {summary.seconds:.1f} s, {summary.shards_written} of "
@@ -240,17 +180,6 @@ def describe(summary: DropSummary, request: ProtectionRequest) -> str:
     if summary.ignored:
         lines.append(f"{summary.ignored} files of the source are no photos and were ignored")
     return "\n".join(lines)
-
-
-def _read_policy(file: Path | None) -> Any:
-    from rid.models.policy import ProtectionPolicy
-
-    if file is None:
-        return ProtectionPolicy()
-    try:
-        return ProtectionPolicy.from_json(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InvalidRequest(f"the policy file {file} cannot be read: {error.strerror}") from error
 
 
 def _say(values: dict[str, Any], as_json: bool) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rid.dagster_project import exit_codes
 from rid.dagster_project.exit_codes import InvalidRequest
-from rid.dagster_project.settings import WEIGHTS, registry
+from rid.dagster_project.settings import WEIGHTS, rid_home
 
 if TYPE_CHECKING:
     from rid.assets.reports.drop_report import ReportRequest
@@ -56,26 +56,27 @@ def build_requests(target: str, options: ReportOptions) -> list[ReportRequest]:
     Raises:
         ValueError: if nothing was published there, or the drop is unknown.
     """
-    from rid.assets.custody.verification import catalog_of, target_table
+    from rid.assets.protection.targets import find_target
     from rid.assets.reports.drop_report import ReportRequest
     from rid.resources.diffusion_sources import diffusion_sources
     from rid.resources.storage import Storage
 
-    table, _ = target_table(target)
+    found = find_target(target)
+    table = found.receipts
     drops = table.drops()
     if options.drop is not None and options.drop not in drops:
         raise InvalidRequest(f"{target} has no drop {options.drop!r}; it has {', '.join(drops) or 'none'}")
-    base = Storage(options.out) if options.out else Storage(table.url).child("_rid", "_reports")
+    base = Storage(options.out) if options.out else table.storage.child("_rid", "_reports")
     models = tuple(diffusion_sources(options.models, WEIGHTS / "embedded-64")) if options.models else ()
     requests = []
     for name in drops if options.drop is None else [options.drop]:
-        catalog = catalog_of(target, name)
+        catalog = found.current(name)
         if catalog is None:
             raise InvalidRequest(f"the catalog of drop {name!r} is gone: protect it again, then report")
         requests.append(
             ReportRequest(
                 table=table,
-                target=Storage(target),
+                target=found.storage,
                 drop=name,
                 catalog=catalog,
                 folder=base.child(name),
@@ -84,7 +85,7 @@ def build_requests(target: str, options: ReportOptions) -> list[ReportRequest]:
                 shown=options.contact_sheet,
                 draws=DRAWS,
                 seed=options.seed,
-                find_defender=registry().find,
+                find_defender=rid_home().registry().find,
             )
         )
     return requests

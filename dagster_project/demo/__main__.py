@@ -35,7 +35,7 @@ def main() -> None:
     from rid.dagster_project.demo.catalog import write_demo_photos
     from rid.dagster_project.demo.chain import DROP, DemoSettings, run_chain
     from rid.dagster_project.demo.pipelines import demo_pipelines
-    from rid.resources.places import POLICY
+    from rid.resources.rid_home import POLICY
 
     settings = DemoSettings(4, 2, 30) if options.quick else DemoSettings()
     _set_policy(folder / HOME / POLICY, settings.budget_levels)
@@ -79,22 +79,20 @@ def _set_policy(file: Path, budget_levels: int) -> None:
 
 def _protect_files(photos: Path, folder: Path) -> None:
     """The same photos as files, by the defender that ships: what `rid protect` does for a user."""
+    from rid.assets.protection.options import ProtectionOptions
     from rid.assets.protection.run import run_drop
     from rid.dagster_project.commands.protect import build_request
     from rid.dagster_project.demo.pictures import write_strip
     from rid.dagster_project.settings import WEIGHTS
+    from rid.models.policy import ProtectionPolicy
     from rid.resources.dask_workers import Workers, WorkerSettings
 
     started = monotonic()
     request = build_request(
         str(photos),
         str(folder / FILES),
-        defender=str(WEIGHTS / "default"),
-        budget=None,
-        drop=None,
-        policy_file=None,
-        retry=(),
-        rehash=False,
+        None,
+        ProtectionOptions(defender=str(WEIGHTS / "default"), policy=ProtectionPolicy()),
     )
     with Workers(WorkerSettings()) as workers:
         summary = run_drop(request, workers)

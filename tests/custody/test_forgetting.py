@@ -14,8 +14,9 @@ from rid.assets.custody import forgetting
 from rid.assets.custody.forgetting import forget
 from rid.assets.custody.forgotten_training import forget_training
 from rid.assets.custody.vacuum import vacuum
-from rid.assets.custody.verification import NotATarget, verify_target
+from rid.assets.custody.verification import verify_target
 from rid.assets.protection.run import catalogue
+from rid.assets.protection.targets import NotATarget
 from rid.assets.teaching.teacher_cache import DropIndex, Selection, TeacherCache
 from rid.resources.commits import ProtectedTable
 from rid.resources.dask_workers import Workers
@@ -51,30 +52,30 @@ def test_one_photo_goes_and_nothing_else_changes(place: str, tmp_path: Path, kin
     Storage(place).write_bytes("photos/odd/p007.xmp", XMP)
     request = request_for(f"{place}/photos", f"{place}/out", tmp_path / "defender", target_kind=kind)
     run(request)
-    Storage(request.receipts).write_bytes("_rid/_reports/d1/photos.csv", b"odd/p007.jpg")
-    before, key = tree(request.target), "odd/p007.jpg"
-    version = ProtectedTable(request.receipts).version()
+    request.target.receipts.storage.write_bytes("_rid/_reports/d1/photos.csv", b"odd/p007.jpg")
+    before, key = tree(request.target.url), "odd/p007.jpg"
+    version = request.target.receipts.version()
 
-    planned = forget(request.target, frozenset([key]), dry_run=True)
+    planned = forget(request.target.url, frozenset([key]), dry_run=True)
     assert (planned.drops, planned.deleted, planned.in_source) == ({"d1": 1}, 0, [key])
-    assert tree(request.target) == before
+    assert tree(request.target.url) == before
 
-    result = forget(request.target, frozenset([key]))
+    result = forget(request.target.url, frozenset([key]))
     assert result.drops == {"d1": 1} and kinds(result) == {"history"} and result.in_source == [key]
-    after = tree(request.target)
+    after = tree(request.target.url)
     changed = {name for name, digest in before.items() if after.get(name) != digest}
     gone = {"odd/p007.jpg", "odd/p007.xmp"} if kind == "files" else set()
     assert {name for name in changed if not name.startswith(("_rid", "drop="))} == gone
-    assert verify_target(request.target).passed
-    assert ProtectedTable(request.receipts).read("d1", ["key"]).num_rows == 69
-    assert ProtectedTable(request.receipts).version() == version + 1
+    assert verify_target(request.target.url).passed
+    assert request.target.receipts.read("d1", ["key"]).num_rows == 69
+    assert request.target.receipts.version() == version + 1
 
-    removed = vacuum(request.target, keep_days=0)
+    removed = vacuum(request.target.url, keep_days=0)
     assert {trace.uri for trace in result.left} <= set(removed)
-    again = forget(request.target, frozenset([key]))
+    again = forget(request.target.url, frozenset([key]))
     assert (again.drops, again.deleted, again.left) == ({}, 0, [])
-    assert files_with(request.target, "p007") == set()
-    assert verify_target(request.target).passed
+    assert files_with(request.target.url, "p007") == set()
+    assert verify_target(request.target.url).passed
 
 
 @pytest.mark.parametrize("kind", ["files", "table"])
@@ -82,7 +83,7 @@ def test_a_run_without_the_original_has_nothing_left_to_do(tmp_path: Path, kind:
     write_photos(tmp_path / "photos", 70)
     request = request_for(tmp_path / "photos", tmp_path / "out", tmp_path / "defender", target_kind=kind)
     run(request)
-    forget(request.target, frozenset(["p002.jpg", "p004.jpg"]))
+    forget(request.target.url, frozenset(["p002.jpg", "p004.jpg"]))
     for name in ("p002.jpg", "p004.jpg"):
         (tmp_path / "photos" / name).unlink()
     summary = run(request)
@@ -93,22 +94,22 @@ def test_rows_of_a_parquet_source_go_with_their_other_columns(tmp_path: Path):
     write_parquet(tmp_path / "in" / "a.parquet", 5)
     request = request_for(tmp_path / "in", tmp_path / "table", tmp_path / "defender", target_kind="table")
     run(request)
-    table = ProtectedTable(request.receipts)
+    table = request.target.receipts
     rows = table.read("d1", ["key", "caption", "image"]).to_pylist()
-    forget(request.target, frozenset([rows[1]["key"]]))
+    forget(request.target.url, frozenset([rows[1]["key"]]))
     assert table.read("d1", ["key", "caption", "image"]).to_pylist() == [rows[0], *rows[2:]]
-    assert verify_target(request.target).passed
+    assert verify_target(request.target.url).passed
 
 
 def test_a_drop_whose_photos_all_go_is_gone(tmp_path: Path):
     write_photos(tmp_path / "photos", 2)
     request = request_for(tmp_path / "photos", tmp_path / "out", tmp_path / "defender")
     run(request)
-    result = forget(request.target, frozenset(["p000.jpg", "odd/p001.jpg"]))
-    assert result.drops == {"d1": 2} and ProtectedTable(request.receipts).drops() == []
-    vacuum(request.target, keep_days=0)
-    assert forget(request.target, frozenset(["p000.jpg", "odd/p001.jpg"])).left == []
-    assert files_with(request.target, "p00") == set()
+    result = forget(request.target.url, frozenset(["p000.jpg", "odd/p001.jpg"]))
+    assert result.drops == {"d1": 2} and request.target.receipts.drops() == []
+    vacuum(request.target.url, keep_days=0)
+    assert forget(request.target.url, frozenset(["p000.jpg", "odd/p001.jpg"])).left == []
+    assert files_with(request.target.url, "p00") == set()
 
 
 @pytest.mark.parametrize("where", ["write_catalog_without", "_commit_without", "names_in"])
@@ -125,11 +126,11 @@ def test_a_killed_run_is_finished_by_the_next(tmp_path: Path, where: str, monkey
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(forgetting, where, killed)
-        forget(request.target, frozenset(["p002.jpg"]))
-    result = forget(request.target, frozenset(["p002.jpg"]))
+        forget(request.target.url, frozenset(["p002.jpg"]))
+    result = forget(request.target.url, frozenset(["p002.jpg"]))
     assert kinds(result) == {"history"}
     assert not (tmp_path / "out" / "p002.jpg").exists() and (tmp_path / "out" / "p000.jpg").exists()
-    assert verify_target(request.target).passed
+    assert verify_target(request.target.url).passed
 
 
 def test_a_drop_that_is_being_protected_is_refused(tmp_path: Path):
@@ -140,7 +141,7 @@ def test_a_drop_that_is_being_protected_is_refused(tmp_path: Path):
     with Workers(HERE) as workers:
         catalogue(request, workers)
     with pytest.raises(ValueError, match="finish `rid protect` first"):
-        forget(request.target, frozenset(["p002.jpg"]))
+        forget(request.target.url, frozenset(["p002.jpg"]))
 
 
 def test_the_same_name_goes_from_every_drop_and_from_no_other_photo(tmp_path: Path):
@@ -149,7 +150,7 @@ def test_the_same_name_goes_from_every_drop_and_from_no_other_photo(tmp_path: Pa
         Storage(str(tmp_path)).write_bytes(f"{drop}/p001.jpg", photo_bytes(2))
         run(request_for(tmp_path / drop, tmp_path / "table", tmp_path / "defender", drop=drop, target_kind="table"))
     assert forget(str(tmp_path / "table"), frozenset(["p000.jpg"])).drops == {"d1": 1, "d2": 1}
-    table = ProtectedTable(str(tmp_path / "table"))
+    table = ProtectedTable(Storage(str(tmp_path / "table")))
     assert [table.read(drop, ["key"]).column(0).to_pylist() for drop in ("d1", "d2")] == [["p001.jpg"]] * 2
 
 
@@ -159,14 +160,16 @@ def test_young_files_stay_in_history_and_a_dry_run_removes_nothing(tmp_path: Pat
     run(request)
     (tmp_path / "photos" / "p002.jpg").unlink()
     run(request)
-    before = tree(request.target)
-    assert vacuum(request.target, keep_days=1) == []
-    removed = vacuum(request.target, keep_days=0, dry_run=True)
+    before = tree(request.target.url)
+    assert vacuum(request.target.url, keep_days=1) == []
+    removed = vacuum(request.target.url, keep_days=0, dry_run=True)
     assert len([uri for uri in removed if "drop=" in uri]) == 1 and len(removed) == 2
-    assert {name: before[name] for name in before if "_delta_log" not in name}.items() <= tree(request.target).items()
-    assert vacuum(request.target, keep_days=0) == removed
-    assert run(request).committed is False and verify_target(request.target).passed
-    current = read_current(request.state, "d1")
+    assert {name: before[name] for name in before if "_delta_log" not in name}.items() <= tree(
+        request.target.url
+    ).items()
+    assert vacuum(request.target.url, keep_days=0) == removed
+    assert run(request).committed is False and verify_target(request.target.url).passed
+    current = read_current(request.target.state, "d1")
     assert current is not None and drop_plan.read_catalog(current).num_rows == 2
 
 
@@ -180,11 +183,11 @@ def test_what_training_keeps_of_a_drop_goes(store: Storage):
     cache.write_index("d2", SELECTION, DropIndex("y", 2, (Unit(("b",)), Unit(("c",)))))
     store.write_bytes("training/run/photos.npz", b"squares")
     store.write_bytes("training/run/log.jsonl", b"{}")
-    assert forget_training(store.url, "d1") == 5
+    assert forget_training(store, "d1") == 5
     assert (cache.photos(), cache.addresses()) == ({"b", "c"}, {"b", "c"})
     assert cache.read_index("d1", SELECTION) is None and cache.read_index("d2", SELECTION) is not None
     assert [entry.path for entry in store.child("training").list_files()] == ["run/log.jsonl"]
-    assert forget_training(store.url, "d1") == 0
+    assert forget_training(store, "d1") == 0
 
 
 def test_the_commands_prove_it(tmp_path: Path):

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 from small_catalogs import photo_bytes, request_for, run, write_parquet, write_photos
 
-from rid.assets.custody.verification import NotATarget, verify_target
+from rid.assets.custody.verification import verify_target
+from rid.assets.protection.targets import NotATarget
 from rid.resources.commits import ProtectedTable
 from rid.resources.storage import Storage
 from rid.resources.unfinished_files import WRITING
@@ -60,7 +61,7 @@ def test_a_missing_an_extra_and_a_half_written_file_are_named(target: Path):
 
 
 def test_a_lost_shard_file_is_named(target: Path):
-    (path,) = ProtectedTable(f"{target}/_rid").live_files("d1")
+    (path,) = ProtectedTable(Storage(f"{target}/_rid")).live_files("d1")
     (target / "_rid" / path).unlink()
     kinds = {kind for kind, _ in found(target)}
     assert kinds == {"missing", "rows", "extra"}
@@ -75,7 +76,7 @@ def test_an_original_that_was_published_as_protected_is_found(target: Path, tmp_
 
     original = (tmp_path / "photos" / "p010.png").read_bytes()
     (target / "p010.png").write_bytes(original)
-    (path,) = ProtectedTable(f"{target}/_rid").live_files("d1")
+    (path,) = ProtectedTable(Storage(f"{target}/_rid")).live_files("d1")
     rows = pq.read_table(target / "_rid" / path, partitioning=None)
     listed = rows.to_pylist()
     for row in listed:
@@ -106,7 +107,7 @@ def test_a_lost_catalog_is_named(target: Path):
 def test_a_table_passes_and_a_flipped_byte_in_it_is_found(table: Path):
     result = verify_target(str(table))
     assert (result.passed, result.photos, result.published) == (True, 5, 5)
-    (path,) = ProtectedTable(str(table)).live_files("d1")
+    (path,) = ProtectedTable(Storage(str(table))).live_files("d1")
     data = (table / path).read_bytes()
     flip_byte(table / path, data.index(b"\xff\xd8\xff") + 400)
     assert ("changed", path) in found(table)
@@ -115,11 +116,8 @@ def test_a_table_passes_and_a_flipped_byte_in_it_is_found(table: Path):
 def test_a_table_whose_catalog_lies_beside_it(tmp_path: Path):
     write_photos(tmp_path / "photos", 2)
     home = tmp_path / "home"
-    run(
-        request_for(
-            tmp_path / "photos", home / "protected", tmp_path / "defender", target_kind="table", state=str(home)
-        )
-    )
+    run(request_for(tmp_path / "photos", home / "protected", tmp_path / "defender", target_kind="table"))
+    (home / "protected" / "_rid" / "_state" / "catalog").rename(home / "catalog")  # as earlier versions left it
     assert verify_target(str(home / "protected")).passed
 
 

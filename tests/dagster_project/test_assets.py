@@ -24,7 +24,6 @@ from rid.assets.protection_inputs import protection_inputs
 from rid.assets.teacher_perturbations import teacher_perturbations
 from rid.dagster_project.drop_runs import FIRST, LAST, outdated_drops
 from rid.dagster_project.jobs import protect_drop
-from rid.resources.commits import ProtectedTable
 from rid.resources.dask_cluster import DaskCluster
 from rid.resources.places import Places
 from rid.resources.storage import Storage
@@ -143,7 +142,7 @@ def test_a_drop_that_fails_stops_no_other_and_is_retried_alone(instance: Dagster
     (source / "tuesday" / "mixed.parquet").unlink()
     again = run(instance, places, "monday", "wednesday")
     assert again.success
-    table = ProtectedTable(places.protected_table())
+    table = places.protected_table()
     commits = [entry["drop"] for entry in table.history() if entry["operation"] == "WRITE"]
     assert sorted(commits) == ["monday", "tuesday", "wednesday"], "only the drop that failed does any work again"
 
@@ -157,13 +156,13 @@ def test_photos_over_the_failure_budget_fail_their_check_and_are_not_committed(
     assert not result.success
     assert outcomes(result) == {("quarantine_is_within_budget", "monday"): False}
     assert made(result) == [("photo_catalog", "monday")]
-    assert ProtectedTable(places.protected_table()).drops() == []
+    assert places.protected_table().drops() == []
 
 
 def test_a_photo_that_is_not_as_recorded_blocks_the_report(instance: DagsterInstance, places: Places) -> None:
     instance.add_dynamic_partitions(DROPS, ["monday"])
     assert run(instance, places, "monday").success
-    table = ProtectedTable(places.protected_table())
+    table = places.protected_table()
     (path,) = table.live_files("monday")
     data = bytearray(table.storage.read_bytes(path))
     data[len(data) // 2] ^= 1
@@ -196,7 +195,7 @@ def test_promotion_outdates_exactly_what_another_defender_protected(
     instance: DagsterInstance, places: Places, tmp_path: Path
 ) -> None:
     """Promoting redoes what is outdated; promoting back redoes that, and nothing that is still live."""
-    from rid.assets.configs import ProtectionConfig, protection_settings
+    from rid.assets.protection.options import ProtectionOptions, protection_settings
 
     for name in ("tuesday", "wednesday"):
         write_photos(Path(places.source) / name, 2)
@@ -206,7 +205,7 @@ def test_promotion_outdates_exactly_what_another_defender_protected(
     second = write_tiny_defender(tmp_path / "second", seed=1)
 
     def outdated() -> list[str]:
-        return outdated_drops(instance, protection_settings(ProtectionConfig(), places))
+        return outdated_drops(instance, protection_settings(ProtectionOptions(), places.rid_home()))
 
     assert outdated() == drops
     assert run(instance, places, "monday", "wednesday").success
@@ -215,7 +214,7 @@ def test_promotion_outdates_exactly_what_another_defender_protected(
     assert outdated() == drops
     assert run(instance, places, "monday").success
     assert outdated() == drops[1:]
-    table = ProtectedTable(places.protected_table())
+    table = places.protected_table()
     written = {entry.path for entry in table.storage.list_files("drop=monday")}
 
     places.registry().promote(first)
@@ -299,7 +298,7 @@ def test_the_whole_chain_trains_a_defender_and_protects_with_it(
         assert run(instance, places, "monday", assets=["protected_catalog"], budget_levels=8).success
     assert digests[0][0] == digests[1][0]
     assert [trained for _, trained in digests] == [True, False]
-    table = ProtectedTable(places.protected_table())
+    table = places.protected_table()
     used = set(table.read("monday", ["defender_digest"]).column(0).to_pylist())
     assert used == {digests[0][0]} == {places.registry().aliases()["default"]}
     losses = places.registry().resolve("default").config["training"]["losses"]

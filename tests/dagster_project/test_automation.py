@@ -144,13 +144,12 @@ def test_a_drop_that_is_not_complete_waits(here: Deployment, instance: DagsterIn
 
 
 def test_a_changed_drop_redoes_only_its_changed_shards(here: Deployment, instance: DagsterInstance) -> None:
-    from rid.resources.commits import ProtectedTable
 
     look = Looks(here, instance)
     source = Path(here.places.source) / "monday"
     write_photos(source, 130)
     assert run(here, instance, look().run_requests[0])
-    table = ProtectedTable(here.places.protected_table())
+    table = here.places.protected_table()
     before = set(table.live_files("monday"))
     write_photos(source, 1, first=200)
     assert run(here, instance, look().run_requests[0])

@@ -16,7 +16,6 @@ from rid.assets.custody.shard_verification import Verified
 from rid.assets.protected_catalog import verify
 from rid.assets.shown_columns import MEANINGS
 from rid.models.policy import ProtectionPolicy
-from rid.resources.commits import ProtectedTable
 from rid.resources.dask_workers import Workers
 from rid.resources.schemas import CATALOG, RECEIPTS
 
@@ -66,7 +65,7 @@ def test_shards_are_read_back_from_the_table(tmp_path: Path) -> None:
     write_tiny_defender(tmp_path / "defender")
     request = request_for(tmp_path / "photos", tmp_path / "table", tmp_path / "defender", target_kind="table")
     run(request)
-    table, catalog = ProtectedTable(request.receipts), read_current(request.state, "d1")
+    table, catalog = request.target.receipts, read_current(request.target.state, "d1")
 
     def read_back() -> Verified:
         with Workers(HERE) as workers:

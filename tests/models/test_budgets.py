@@ -12,7 +12,7 @@ from small_catalogs import write_photos
 from tiny_defender import write_tiny_defender
 from training_runs import CONFIG, train_small
 
-from rid.assets.configs import ProtectionConfig, protection_request
+from rid.assets.configs import ProtectionConfig, drop_request
 from rid.models.budget import BudgetRange, levels_to_signed, signed_to_levels
 from rid.models.checkpoint import DefenderCard, load_defender, save_defender
 from rid.models.defender import SIZES, Defender, fold
@@ -124,5 +124,5 @@ def test_assets_refuse_a_budget_that_was_not_trained_for(tmp_path: Path) -> None
     places = Places(home=str(tmp_path / "home"), source=str(tmp_path / "source"), weights=str(tmp_path / "weights"))
     for config in (ProtectionConfig(budget_levels=8), ProtectionConfig(policy_json='{"budget_levels": 8}')):
         with pytest.raises(ValueError, match="was trained for a fixed budget of 6 of 255 levels, not 8"):
-            protection_request("monday", config, places)
-    assert protection_request("monday", ProtectionConfig(), places).budget_levels == 6
+            drop_request("monday", config, places)
+    assert drop_request("monday", ProtectionConfig(), places).budget_levels == 6

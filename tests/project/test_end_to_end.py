@@ -53,7 +53,7 @@ def test_kill_9_and_run_again(place: Path, shards: int):
     wait_for_shards(str(place / "out"), shards)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
-    assert not ProtectedTable(str(place / "out" / "_rid")).live_files("d"), "the run was too fast to be killed"
+    assert not ProtectedTable(Storage(str(place / "out" / "_rid"))).live_files("d"), "the run was too fast to be killed"
     code, summary, _ = protect(place, "photos", "out", "--drop", "d")
     assert code == 0 and summary["protected"] == 400
     assert summary["shards_written"] <= summary["shards"] - shards
@@ -79,7 +79,9 @@ def test_parquet_in_parquet_out(place: Path):
     code, summary, _ = protect(place, "in", "table")
     assert (code, summary["protected"]) == (0, 100)
     drop = summary["drop"]
-    after = ProtectedTable(str(place / "table")).read(drop, ["key", "image", "caption", "label"]).sort_by("key")
+    after = (
+        ProtectedTable(Storage(str(place / "table"))).read(drop, ["key", "image", "caption", "label"]).sort_by("key")
+    )
     assert after.select(["caption", "label"]).to_pydict() == before.select(["caption", "label"]).to_pydict()
     assert all(image["bytes"][:2] == b"\xff\xd8" for image in after.column("image").to_pylist())
     assert rid(place, "verify", "table")[0] == 0
@@ -109,7 +111,7 @@ def test_parquet_on_s3(place: Path, s3_url: str):
     Storage(f"{s3_url}/in").write_bytes("a.parquet", (place / "a.parquet").read_bytes())
     code, summary, err = protect(place, f"{s3_url}/in/a.parquet", f"{s3_url}/table", "--drop", "d")
     assert (code, summary["protected"], err) == (0, 10, "")
-    rows = ProtectedTable(f"{s3_url}/table").read("d", ["caption", "status"])
+    rows = ProtectedTable(Storage(f"{s3_url}/table")).read("d", ["caption", "status"])
     assert sorted(rows.column("caption").to_pylist()) == sorted(
         pq.read_table(place / "a.parquet").column("caption").to_pylist()
     )
@@ -123,6 +125,6 @@ def test_two_runs_of_one_drop_at_once(place: Path):
     for process in runs:
         process.communicate(timeout=120)
     assert [process.returncode for process in runs] == [0, 0]
-    keys = ProtectedTable(str(place / "out" / "_rid")).read("d", ["key"]).column(0).to_pylist()
+    keys = ProtectedTable(Storage(str(place / "out" / "_rid"))).read("d", ["key"]).column(0).to_pylist()
     assert len(keys) == len(set(keys)) == 150
     assert rid(place, "verify", "out")[0] == 0

@@ -27,7 +27,7 @@ COLUMNS = ["key", "status", "reason", "detail", "flags", "output_path", "bytes_o
 
 
 def receipts(request, columns=(*COLUMNS, "input_sha256", "output_sha256")) -> dict[str, dict]:
-    return {row["key"]: row for row in ProtectedTable(request.receipts).read(request.drop, columns).to_pylist()}
+    return {row["key"]: row for row in request.target.receipts.read(request.drop, columns).to_pylist()}
 
 
 def outputs(url) -> dict[str, str]:
@@ -98,7 +98,7 @@ def test_photos_that_this_target_published_are_carried_along(first, tmp_path: Pa
     if kind == "files":
         assert {name: digest for name, digest in outputs(target).items() if name in before} == before
     else:
-        images = ProtectedTable(request.receipts).read("d2", ["key", "image"]).to_pylist()
+        images = request.target.receipts.read("d2", ["key", "image"]).to_pylist()
         assert all(
             row["image"]["bytes"] == (tmp_path / "again" / row["key"]).read_bytes()
             for row in images
@@ -118,7 +118,7 @@ def test_parquet_rows_are_skipped_too(first, tmp_path: Path):
     request = second(tmp_path, tmp_path / "table", target_kind="table", known=(first.receipts,))
     summary = run(request)
     assert (summary.protected, summary.skipped) == (1, 6)
-    rows = ProtectedTable(request.receipts).read("d2", ["n", "image", "status"]).to_pylist()
+    rows = request.target.receipts.read("d2", ["n", "image", "status"]).to_pylist()
     assert sorted(row["n"] for row in rows) == list(range(7))
     assert all(row["image"]["bytes"] == images[row["n"]]["bytes"] for row in rows if row["status"] == "skipped")
 
@@ -232,14 +232,14 @@ def test_receipts_without_the_column_are_read_too(first, tmp_path: Path):
     copy_published(tmp_path)
     request = second(tmp_path, tmp_path / "new")
     run(request)
-    catalog = read_current(request.state, "d2")
+    catalog = read_current(request.target.state, "d2")
     rows = [row | {"drop": "d1"} for row in receipts(first).values()]
     old = pa.Table.from_pylist([{k: v for k, v in row.items() if k != "pixels_sha256"} for row in rows])
     from deltalake import write_deltalake
 
     write_deltalake(str(tmp_path / "old"), old, partition_by=["drop"])
-    assert known_rows(catalog, [0], [ProtectedTable(str(tmp_path / "old"))]) == {0: tuple(range(6))}
-    assert known_rows(catalog, [0], [ProtectedTable(str(tmp_path / "nothing"))]) == {}
+    assert known_rows(catalog, [0], [ProtectedTable(Storage(str(tmp_path / "old")))]) == {0: tuple(range(6))}
+    assert known_rows(catalog, [0], [ProtectedTable(Storage(str(tmp_path / "nothing")))]) == {}
 
 
 def test_a_policy_without_marks_writes_none_and_still_skips(first, tmp_path: Path):
@@ -298,7 +298,7 @@ def test_the_command_knows_this_deployment_and_what_it_is_told(
 
 
 def test_the_asset_knows_its_own_table_and_what_it_is_told(first, tmp_path: Path):
-    from rid.assets.configs import ProtectionConfig, protection_request
+    from rid.assets.configs import ProtectionConfig, drop_request
     from rid.resources.places import Places
 
     copy_published(tmp_path, "drops/d2")
@@ -308,7 +308,7 @@ def test_the_asset_knows_its_own_table_and_what_it_is_told(first, tmp_path: Path
 
     def protect(drop: str, **config) -> tuple[int, int]:
         asked = ProtectionConfig(defender=str(tmp_path / "defender"), **config)
-        summary = run(protection_request(drop, asked, places))
+        summary = run(drop_request(drop, asked, places))
         return summary.protected, summary.skipped
 
     assert protect("d2") == (6, 0)
@@ -319,7 +319,7 @@ def test_the_asset_knows_its_own_table_and_what_it_is_told(first, tmp_path: Path
     assert protect("d2", trust_marks=True) == (0, 6)
     assert protect("d2", **told) == (0, 6)  # another policy's shard was live: it is decided anew
     assert protect("d3") == (1, 0)
-    (row,) = ProtectedTable(places.protected_table()).read("d3", ["key", "image"]).to_pylist()
+    (row,) = places.protected_table().read("d3", ["key", "image"]).to_pylist()
     Storage(str(tmp_path / "drops")).write_bytes("d4/came-back.jpg", row["image"]["bytes"])
     assert protect("d4") == (0, 1)
     with pytest.raises(ValueError, match="holds no receipts"):

@@ -23,6 +23,7 @@ from rid.assets.catalog.plan import (
 from rid.models.policy import ProtectionPolicy
 from rid.resources.dask_workers import Workers
 from rid.resources.schemas import CATALOG
+from rid.resources.storage import Storage
 
 
 def rows(keys: list[str], uri: str = "file") -> pa.Table:
@@ -74,35 +75,37 @@ def test_the_work_key_depends_on_everything_but_the_order():
 
 def test_an_unchanged_catalog_is_not_written_again(tmp_path: Path):
     write_photos(tmp_path / "photos", 5)
-    state = str(tmp_path / "state")
+    state = Storage(str(tmp_path / "state"))
     with Workers(HERE) as workers:
-        first = write_catalog(state, "d1", index_source(str(tmp_path / "photos"), workers), None)
-        before = {path: (tmp_path / "state" / path).stat().st_mtime_ns for path in tree(state)}
-        index = index_source(str(tmp_path / "photos"), workers, previous=read_catalog(first))
+        first = write_catalog(state, "d1", index_source(Storage(str(tmp_path / "photos")), workers), None)
+        before = {path: (tmp_path / "state" / path).stat().st_mtime_ns for path in tree(state.url)}
+        index = index_source(Storage(str(tmp_path / "photos")), workers, previous=read_catalog(first))
         again = write_catalog(state, "d1", index, read_current(state, "d1"))
     assert index.hashed == 0
     assert again == first
-    assert {path: (tmp_path / "state" / path).stat().st_mtime_ns for path in tree(state)} == before
+    assert {path: (tmp_path / "state" / path).stat().st_mtime_ns for path in tree(state.url)} == before
 
 
 def test_only_a_changed_photo_is_hashed_again(tmp_path: Path):
     write_photos(tmp_path / "photos", 6)
     with Workers(HERE) as workers:
-        first = write_catalog(str(tmp_path / "s"), "d1", index_source(str(tmp_path / "photos"), workers), None)
+        first = write_catalog(
+            Storage(str(tmp_path / "s")), "d1", index_source(Storage(str(tmp_path / "photos")), workers), None
+        )
         write_photos(tmp_path / "photos", 1, first=4)
-        index = index_source(str(tmp_path / "photos"), workers, previous=read_catalog(first))
-        rehashed = index_source(str(tmp_path / "photos"), workers, previous=read_catalog(first), rehash=True)
+        index = index_source(Storage(str(tmp_path / "photos")), workers, previous=read_catalog(first))
+        rehashed = index_source(Storage(str(tmp_path / "photos")), workers, previous=read_catalog(first), rehash=True)
     assert (index.hashed, rehashed.hashed) == (1, 6)
 
 
 def test_the_number_of_buckets_is_fixed_by_the_first_plan(tmp_path: Path):
     write_photos(tmp_path / "photos", 3)
     with Workers(HERE) as workers:
-        index = index_source(str(tmp_path / "photos"), workers)
-        first = write_catalog(str(tmp_path / "s"), "d1", index, None)
+        index = index_source(Storage(str(tmp_path / "photos")), workers)
+        first = write_catalog(Storage(str(tmp_path / "s")), "d1", index, None)
         assert first.bucket_count == 1
-        many = index_source(str(tmp_path / "photos"), workers, policy=ProtectionPolicy(min_side=16))
-        again = write_catalog(str(tmp_path / "s"), "d1", many, first)
+        many = index_source(Storage(str(tmp_path / "photos")), workers, policy=ProtectionPolicy(min_side=16))
+        again = write_catalog(Storage(str(tmp_path / "s")), "d1", many, first)
     assert again.bucket_count == 1
     assert [shard.photos for shard in plan_shards(again, "salt")] == [3]
 
@@ -111,7 +114,9 @@ def test_shards_share_row_groups_and_are_read_alone(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(drop_plan, "SHARD_PHOTOS", 1)
     write_photos(tmp_path / "photos", 150)
     with Workers(HERE) as workers:
-        catalog = write_catalog(str(tmp_path / "s"), "d1", index_source(str(tmp_path / "photos"), workers), None)
+        catalog = write_catalog(
+            Storage(str(tmp_path / "s")), "d1", index_source(Storage(str(tmp_path / "photos")), workers), None
+        )
     shards = list(plan_shards(catalog, "salt"))
     assert [shard.number for shard in shards] == list(range(catalog.shards)) and 64 < catalog.shards < 128
     assert pq.ParquetFile(catalog.url).num_row_groups == 2

@@ -14,10 +14,8 @@ from rid.assets.catalog.sources import InputChanged
 from rid.assets.protection.failure_budget import FailureBudgetExceeded
 from rid.assets.protection.run import RowsDoNotAddUp, _check_rows, run_drop
 from rid.models.policy import ProtectionPolicy
-from rid.resources.commits import ProtectedTable
 from rid.resources.dask_workers import Workers, WorkerSettings
 from rid.resources.schemas import IMAGE
-from rid.resources.storage import Storage
 
 
 class Unstarted(Workers):
@@ -37,7 +35,7 @@ def modified(url) -> dict[str, int]:
 
 
 def receipts(request, columns=("key", "status", "reason", "output_path")) -> dict[str, dict]:
-    return {row["key"]: row for row in ProtectedTable(request.receipts).read(request.drop, columns).to_pylist()}
+    return {row["key"]: row for row in request.target.receipts.read(request.drop, columns).to_pylist()}
 
 
 @pytest.fixture
@@ -99,7 +97,7 @@ def test_a_deleted_or_resized_output_is_redone(request_, tmp_path: Path):
 
 def test_a_lost_shard_file_is_redone(request_, tmp_path: Path):
     run(request_)
-    (path,) = ProtectedTable(request_.receipts).live_files("d1")
+    (path,) = request_.target.receipts.live_files("d1")
     (tmp_path / "out" / "_rid" / path).unlink()
     assert run(request_).shards_written == 1
     assert run_without_workers(request_).committed is False
@@ -125,7 +123,7 @@ def test_another_defender_redoes_everything_and_the_history_says_so(request_, tm
     assert run(other).photos_computed == 12
     second = tree(tmp_path / "out", without=("_rid",))
     assert first.keys() == second.keys() and all(first[name] != second[name] for name in first)
-    commits = [c for c in ProtectedTable(request_.receipts).history() if "defender_digest" in c]
+    commits = [c for c in request_.target.receipts.history() if "defender_digest" in c]
     assert [c["defender_digest"] for c in commits[:2]] == [other.defender.digest, request_.defender.digest]
 
 
@@ -151,8 +149,8 @@ def test_the_failure_budget_counts_the_whole_drop_over_several_runs(tmp_path: Pa
         for _ in range(6):
             with pytest.raises(FailureBudgetExceeded, match="unsupported_format"):
                 run(request)
-        assert not ProtectedTable(request.receipts).exists()
-        assert len(list(Storage(request.receipts).list_files("drop=d1"))) >= 1
+        assert not request.target.receipts.exists()
+        assert len(list(request.target.receipts.storage.list_files("drop=d1"))) >= 1
         relaxed = replace(request, policy=ProtectionPolicy(max_quarantined_share=0.5, max_quarantined=10))
         assert relaxed.salt() == request.salt()
         summary = run(relaxed)
@@ -230,7 +228,7 @@ def test_rows_that_do_not_add_up_are_never_committed(request_):
     from collections import Counter
 
     run(request_)
-    catalog = read_current(request_.state, "d1")
+    catalog = read_current(request_.target.state, "d1")
     assert catalog is not None
     _check_rows(request_, catalog, Counter(protected=12), 12)
     for outcomes, rows in ((Counter(protected=11), 12), (Counter(protected=12), 11), (Counter(lost=12), 12)):
@@ -243,12 +241,12 @@ def test_parquet_comes_out_with_its_columns(tmp_path: Path):
     request = request_for(tmp_path / "in", tmp_path / "out", tmp_path / "defender", target_kind="table")
     summary = run(request)
     assert (summary.protected, summary.quarantined) == (150, {})
-    after = ProtectedTable(request.receipts).read("d1", ["key", "image", "caption", "label"]).sort_by("key")
+    after = request.target.receipts.read("d1", ["key", "image", "caption", "label"]).sort_by("key")
     assert after.column("caption").to_pylist() == before.column("caption").to_pylist()
     assert after.column("label").to_pylist() == before.column("label").to_pylist()
     for old, new in zip(before.column("image").to_pylist(), after.column("image").to_pylist(), strict=True):
         assert old["path"] == new["path"] and old["bytes"] != new["bytes"] and new["bytes"][:2] == b"\xff\xd8"
-    for path in ProtectedTable(request.receipts).live_files("d1"):
+    for path in request.target.receipts.live_files("d1"):
         parquet = pq.ParquetFile(tmp_path / "out" / path)
         assert all(parquet.metadata.row_group(i).num_rows <= 64 for i in range(parquet.num_row_groups))
     assert run_without_workers(request).committed is False
@@ -273,7 +271,7 @@ def test_names_in_parquet_need_not_be_unique(tmp_path: Path):
     pq.write_table(write_parquet_like, tmp_path / "in" / "c.parquet")
     summary = run(request)
     assert (summary.protected, summary.photos_computed) == (4, 1)
-    rows = ProtectedTable(request.receipts).read("d1", ["key", "image", "status"]).to_pylist()
+    rows = request.target.receipts.read("d1", ["key", "image", "status"]).to_pylist()
     protected = {row["key"]: row["image"]["path"] for row in rows if row["status"] == "protected"}
     assert protected == dict.fromkeys(["same.jpg", "same.jpg#2", "same.jpg#3", "same.jpg#4"], "same.jpg")
 
@@ -296,14 +294,14 @@ def test_the_other_parquet_layouts(tmp_path: Path, layout: str):
     assert summary.protected == 4
     assert summary.quarantined == ({"unreadable": 1} if layout == "uri" else {})
     name = "path" if layout == "content" else "uri"
-    assert sorted(ProtectedTable(request.receipts).read("d1", [name]).column(0).to_pylist()) == sorted(columns[name])
+    assert sorted(request.target.receipts.read("d1", [name]).column(0).to_pylist()) == sorted(columns[name])
 
 
 def test_files_into_a_table(request_, tmp_path: Path):
     request = request_for(tmp_path / "photos", tmp_path / "table", tmp_path / "defender", target_kind="table")
     run(request_)
     run(request)
-    images = ProtectedTable(request.receipts).read("d1", ["key", "image"]).to_pylist()
+    images = request.target.receipts.read("d1", ["key", "image"]).to_pylist()
     for row in images:
         assert row["image"]["bytes"] == (tmp_path / "out" / row["key"]).read_bytes()
 

@@ -178,7 +178,7 @@ def test_photos_that_kill_hang_or_blow_up_are_quarantined_alone(place: Path, mon
     expected = {"worker_killed": 1, "deadline": 1, "out_of_memory": 1}
     assert (summary.photos, summary.protected, summary.quarantined) == (22, 19, expected)
     assert tree(place / "out", without=("_rid",)) == {k: v for k, v in clean.items() if not k.startswith("_rid")}
-    rows = ProtectedTable(request.receipts).read("d", ["key", "reason", "detail", "engine"]).to_pylist()
+    rows = request.target.receipts.read("d", ["key", "reason", "detail", "engine"]).to_pylist()
     held = {row["key"]: row["reason"] for row in rows if row["reason"]}
     assert held == {
         "p004.jpg": "worker_killed",
@@ -313,7 +313,7 @@ def test_two_plans_of_one_drop_at_once_never_mix(kind: str, place: Path, s3_url:
         assert all(
             code == 0 or (one_sentence(err) and "run again" in err) for code, err in zip(codes, said, strict=True)
         )
-    table = ProtectedTable(f"{target}/_rid" if kind == "folder" else target)
+    table = ProtectedTable(Storage(f"{target}/_rid" if kind == "folder" else target))
     rows = table.read("d", ["key", "defender_digest"]).to_pylist()
     assert len({row["key"] for row in rows}) == len(rows) == 130
     assert len({row["defender_digest"] for row in rows}) == 1
@@ -430,7 +430,7 @@ def test_a_killed_dagster_run_is_resumed(place: Path):
         assert done.returncode in (0, -signal.SIGKILL), done.stderr[-5000:]
         return done.returncode
 
-    table = ProtectedTable(str(place / "home" / "protected"))
+    table = ProtectedTable(Storage(str(place / "home" / "protected")))
     assert dagster_run(RID_CRASH_POINT="before_commit") == -signal.SIGKILL
     assert table.drops() == []
     shards = modified(f"{table.url}/drop=monday")

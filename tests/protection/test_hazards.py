@@ -49,7 +49,7 @@ from rid.models.protector import Protector
 from rid.resources.commits import ProtectedTable
 from rid.resources.dask_workers import Workers
 from rid.resources.schemas import IMAGE
-from rid.resources.storage import StorageUrlError
+from rid.resources.storage import Storage, StorageUrlError
 
 ANY_SHARE = ProtectionPolicy(max_quarantined_share=1.0)
 
@@ -62,7 +62,7 @@ def place(tmp_path: Path) -> Path:
 
 def outcomes(request) -> dict[str, str]:
     """Status or reason by key."""
-    rows = ProtectedTable(request.receipts).read(request.drop, ["key", "status", "reason"]).to_pylist()
+    rows = request.target.receipts.read(request.drop, ["key", "status", "reason"]).to_pylist()
     assert len({row["key"] for row in rows}) == len(rows)
     return {row["key"]: row["reason"] or row["status"] for row in rows}
 
@@ -101,7 +101,7 @@ def test_a_folder_of_hostile_and_odd_files(place: Path):
     assert len(peaks) >= 5 and max(peaks.values()) < 700 * 2**20
 
     summary = json.loads(out)
-    table = ProtectedTable(str(place / "out" / "_rid"))
+    table = ProtectedTable(Storage(str(place / "out" / "_rid")))
     rows = table.read("d", ["key", "status", "reason", "detail", "flags"]).to_pylist()
     assert {row["key"]: row["reason"] or row["status"] for row in rows} == fates
     assert summary["photos"] == len(rows) == len(fates)
@@ -331,14 +331,14 @@ def test_prefixes_that_an_operator_adds_are_open_and_no_others(place: Path):
     for name in ("in", "more", "more-private"):
         (place / name).mkdir()
         (place / name / "x.jpg").write_bytes(photo_bytes(1))
-    prefixes = with_own_prefix(str(place / "in"), (str(place / "more"),))
+    prefixes = with_own_prefix(Storage(str(place / "in")), (str(place / "more"),))
     assert read_uri(str(place / "more" / "x.jpg"), prefixes) == read_uri("x.jpg", prefixes) == photo_bytes(1)
     for uri in (place / "more-private" / "x.jpg", place / "more" / ".." / "more-private" / "x.jpg"):
         with pytest.raises(UriNotAllowed):
             read_uri(str(uri), prefixes)
     with pytest.raises(StorageUrlError):
-        with_own_prefix(str(place / "in"), ("http://host/",))
-    bucket = with_own_prefix("s3://mine/photos/2026", ("s3://theirs/shared",))
+        with_own_prefix(Storage(str(place / "in")), ("http://host/",))
+    bucket = with_own_prefix(Storage("s3://mine/photos/2026"), ("s3://theirs/shared",))
     for uri in (
         "s3://theirs/x.jpg",
         "s3://theirs/shared-not/x.jpg",
@@ -376,7 +376,7 @@ def test_a_parquet_bomb_stops_the_run_before_it_is_held_in_memory(
     request = request_for(place / "in", place / "out", place / "defender", target_kind="table")
     with pytest.raises(ValueError, match="are allowed"):
         run(request)
-    assert not ProtectedTable(request.receipts).exists()
+    assert not request.target.receipts.exists()
 
 
 def flip_a_bit(file: Path) -> None:
@@ -395,7 +395,7 @@ def test_a_damaged_page_stops_the_run_with_the_name_of_its_file(place: Path, mon
     request = request_for(place / "in", place / "out", place / "defender", target_kind="table")
     with pytest.raises(ValueError, match=r"b\.parquet: row group 0 cannot be decoded .*CRC"):
         run(request)
-    assert not ProtectedTable(request.receipts).exists()
+    assert not request.target.receipts.exists()
     damaged.unlink()
     assert run(request).protected == 20
 
@@ -415,7 +415,7 @@ def test_a_page_that_is_damaged_after_the_plan_stops_the_run_too(place: Path, mo
     request = request_for(place / "in", place / "out", place / "defender", target_kind="table")
     with pytest.raises(ValueError, match="cannot be decoded"), Damaging(HERE) as workers:
         run_drop(request, workers)
-    assert not ProtectedTable(request.receipts).drops()
+    assert not request.target.receipts.drops()
 
 
 # --------------------------------------------------------------------------------------------- pickles, ONNX
@@ -525,7 +525,7 @@ def test_logs_and_events_name_no_person(place: Path, monkeypatch: pytest.MonkeyP
             instance=instance,
         )
         assert done.success
-        assert ProtectedTable(places.protected_table()).read("monday", ["key"]).num_rows == 10
+        assert places.protected_table().read("monday", ["key"]).num_rows == 10
     logged = [file for file in (place / "dagster").rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in logged) > 10_000
     for file in logged:

@@ -44,7 +44,7 @@ def test_every_photo_is_written_under_its_name_and_has_a_receipt(request_: Prote
     assert (result.photos, result.computed, result.written) == (5, 5, True)
     rows = receipts_of(task, result.path)
     assert [row["key"] for row in rows] == sorted(row["key"] for row in rows)
-    files = tree(request_.target, without=("_rid",))
+    files = tree(request_.target.url, without=("_rid",))
     assert files == {row["output_path"]: row["output_sha256"] for row in rows}
     for row in rows:
         assert row["input_sha256"] != row["output_sha256"]
@@ -54,10 +54,12 @@ def test_every_photo_is_written_under_its_name_and_has_a_receipt(request_: Prote
 def test_a_finished_shard_is_recognised_and_nothing_is_written(request_: ProtectionRequest):
     task = first_task(request_)
     protect_shard(task)
-    before = {path: Path(f"{request_.target}/{path}").stat().st_mtime_ns for path in tree(request_.target)}
+    before = {path: Path(f"{request_.target.url}/{path}").stat().st_mtime_ns for path in tree(request_.target.url)}
     again = protect_shard(task)
     assert (again.written, again.computed, again.photos) == (False, 0, 5)
-    assert {path: Path(f"{request_.target}/{path}").stat().st_mtime_ns for path in tree(request_.target)} == before
+    assert {
+        path: Path(f"{request_.target.url}/{path}").stat().st_mtime_ns for path in tree(request_.target.url)
+    } == before
 
 
 def test_bytes_do_not_depend_on_neighbours(request_: ProtectionRequest, tmp_path: Path):
@@ -118,7 +120,7 @@ def test_an_overwritten_photo_stops_the_shard(request_: ProtectionRequest, tmp_p
     (tmp_path / "photos" / "p002.jpg").write_bytes(photo_bytes(99))
     with pytest.raises(InputChanged):
         protect_shard(task)
-    assert not Storage(request_.receipts).exists(task.path())
+    assert not request_.target.receipts.storage.exists(task.path())
 
 
 def test_a_removed_photo_stops_the_shard(request_: ProtectionRequest, tmp_path: Path):
@@ -147,11 +149,11 @@ def test_a_swapped_model_file_is_refused(request_: ProtectionRequest, tmp_path: 
 def test_a_lost_output_is_redone_alone_with_the_same_bytes(request_: ProtectionRequest, tmp_path: Path):
     task = first_task(request_)
     first = protect_shard(task)
-    before = tree(request_.target)
+    before = tree(request_.target.url)
     (tmp_path / "out" / "p002.jpg").unlink()
     redone = protect_shard(replace(task, again=True, earlier=(first.path,)))
     assert (redone.computed, redone.written, redone.path) == (1, False, first.path)
-    assert tree(request_.target) == before
+    assert tree(request_.target.url) == before
 
 
 def test_rows_of_other_work_are_not_carried_over(request_: ProtectionRequest):

@@ -12,7 +12,6 @@ from small_catalogs import HERE, photo_bytes, request_for, run, tree, write_parq
 from rid.assets.catalog.sidecars import MAX_BYTES, match_sidecars
 from rid.assets.custody.verification import verify_target
 from rid.assets.protection.run import run_drop
-from rid.resources.commits import ProtectedTable
 from rid.resources.dask_workers import Workers
 from rid.resources.storage import FileEntry, Storage
 
@@ -22,13 +21,13 @@ THUMBNAIL = b"<x><xmpGImg:image>" + PICTURE + b"</xmpGImg:image>kept</x>"
 
 
 def receipts(request) -> dict[str, dict]:
-    table = ProtectedTable(request.receipts)
+    table = request.target.receipts
     columns = ("key", "status", "flags", "sidecars")
     return {row["key"]: row for row in table.read(request.drop, columns).to_pylist()}
 
 
 def outputs(request) -> dict[str, str]:
-    return tree(request.target, without=("_rid",))
+    return tree(request.target.url, without=("_rid",))
 
 
 @pytest.fixture
@@ -199,7 +198,9 @@ def test_a_sidecar_that_is_overwritten_during_the_run_is_planned_again(request_,
 def test_skipped_photos_take_theirs_along_too(request_, tmp_path: Path):
     run(request_)
     shutil.copytree(tmp_path / "out", tmp_path / "again" / "back", ignore=shutil.ignore_patterns("_rid"))
-    request = request_for(tmp_path / "again", tmp_path / "new", tmp_path / "defender", known=(request_.receipts,))
+    request = request_for(
+        tmp_path / "again", tmp_path / "new", tmp_path / "defender", known=(request_.target.receipts,)
+    )
     summary = run(request)
     assert (summary.protected, summary.skipped, summary.sidecars) == (0, 4, 4)
     assert outputs(request) == tree(tmp_path / "again")

@@ -16,7 +16,6 @@ from tiny_defender import write_tiny_defender
 from rid.assets.protection.failure_budget import FailureBudgetExceeded, check_failure_budget
 from rid.models.policy import ProtectionPolicy
 from rid.models.protector import Protector
-from rid.resources.commits import ProtectedTable
 from rid.resources.schemas import Reason, Status
 from rid.resources.storage import Storage
 
@@ -71,9 +70,7 @@ def test_each_photo_has_one_status_and_a_stable_reason(tmp_path: Path, kind: str
     policy = ProtectionPolicy(max_pixels=100_000, strict_names=True)
     request = request_for(tmp_path / "photos", tmp_path / "out", tmp_path / "defender", policy=policy, target_kind=kind)
     summary = run(request)
-    rows = (
-        ProtectedTable(request.receipts).read("d1", ["key", "status", "reason", "detail", "output_sha256"]).to_pylist()
-    )
+    rows = request.target.receipts.read("d1", ["key", "status", "reason", "detail", "output_sha256"]).to_pylist()
     assert {row["key"]: row["reason"] for row in rows} == {name: reason for name, (_, reason) in files.items()}
     assert all((row["status"] == "quarantined") == (row["reason"] is not None) for row in rows)
     assert all(bool(row["detail"]) == (row["reason"] is not None) for row in rows)
@@ -132,7 +129,7 @@ def stopped_run(tmp_path: Path):
 def test_a_stopped_run_keeps_what_is_done(tmp_path: Path) -> None:
     request = stopped_run(tmp_path)
     done = tree(tmp_path / "out", without=("_rid",))
-    assert 0 < len(done) < 130 and not ProtectedTable(request.receipts).exists()
+    assert 0 < len(done) < 130 and not request.target.receipts.exists()
     for i in range(40):
         (tmp_path / "photos" / f"bad{i:02d}.jpg").unlink()
     summary = run(request)

@@ -12,14 +12,14 @@ from PIL import Image
 from small_catalogs import HERE
 from tiny_defender import write_tiny_defender
 
-from rid.assets.catalog.plan import read_current, state_url
+from rid.assets.catalog.plan import read_current
 from rid.assets.protection.request import ProtectionRequest
 from rid.assets.protection.run import run_drop
+from rid.assets.protection.targets import Target
 from rid.assets.reports.drop_report import FIGURES, PAGE, ROWS, SHEET, ReportRequest, report_drop
 from rid.assets.reports.pairs import PhotoPair
 from rid.assets.reports.pictures import GAP, amplification, strip
 from rid.models.policy import ProtectionPolicy
-from rid.resources.commits import ProtectedTable
 from rid.resources.dask_workers import Workers
 from rid.resources.defender_registry import DefenderEntry, DefenderRegistry
 from rid.resources.diffusion_sources import diffusion_sources
@@ -38,26 +38,23 @@ def protected(tmp_path: Path, kind: str, place: str) -> ReportRequest:
     (photos / "=1+1.png").write_bytes(encoded(photograph(seed=5), "PNG"))
     (photos / HOSTILE).write_bytes(b"no photo")
     write_tiny_defender(tmp_path / "weights" / "default")
-    registry = DefenderRegistry(str(tmp_path / "home"), tmp_path / "weights")
-    receipts = place if kind == "table" else f"{place}/_rid"
+    registry = DefenderRegistry(Storage(str(tmp_path / "home")), tmp_path / "weights")
+    target = Target(Storage(place), kind)  # type: ignore[arg-type]
     request = ProtectionRequest(
-        source=str(photos),
-        target=place,
+        source=Storage(str(photos)),
+        target=target,
         drop="monday",
-        target_kind=kind,  # type: ignore[arg-type]
-        state=state_url(place),
-        receipts=receipts,
         defender=registry.resolve("default"),
         policy=ProtectionPolicy(),
         budget_levels=6,
     )
     with Workers(HERE) as workers:
         run_drop(request, workers)
-    catalog = read_current(request.state, "monday")
+    catalog = read_current(target.state, "monday")
     assert catalog is not None
     return ReportRequest(
-        table=ProtectedTable(receipts),
-        target=Storage(place),
+        table=target.receipts,
+        target=target.storage,
         drop="monday",
         catalog=catalog,
         folder=Storage(place).child("_rid", "_reports", "monday"),

@@ -10,11 +10,12 @@ from tiny_defender import write_tiny_defender
 from rid.assets.reports.preview import CAPTION, GAP, TILE, preview, strengths
 from rid.dagster_project.commands.preview import parse_levels, protectors
 from rid.resources.defender_registry import DefenderRegistry
+from rid.resources.storage import Storage
 
 
 def test_a_column_a_strength_and_a_growing_change(tmp_path: Path) -> None:
     write_tiny_defender(tmp_path / "defender")
-    entry = DefenderRegistry(str(tmp_path / "home"), tmp_path / "none").resolve(str(tmp_path / "defender"))
+    entry = DefenderRegistry(Storage(str(tmp_path / "home")), tmp_path / "none").resolve(str(tmp_path / "defender"))
     data = photo_bytes(1, "PNG", side=600)
     made = strengths(data, "p.png", [2, 8], protectors(entry))
     assert [strength.budget_levels for strength in made] == [2, 8]
@@ -31,7 +32,7 @@ def test_a_column_a_strength_and_a_growing_change(tmp_path: Path) -> None:
 
 def test_a_photo_that_is_refused_says_why(tmp_path: Path) -> None:
     write_tiny_defender(tmp_path / "defender")
-    entry = DefenderRegistry(str(tmp_path / "home"), tmp_path / "none").resolve(str(tmp_path / "defender"))
+    entry = DefenderRegistry(Storage(str(tmp_path / "home")), tmp_path / "none").resolve(str(tmp_path / "defender"))
     out = io.BytesIO()
     Image.new("RGB", (16, 16)).save(out, "PNG")
     (made,) = strengths(out.getvalue(), "p.png", [4], protectors(entry))

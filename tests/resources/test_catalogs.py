@@ -41,7 +41,7 @@ def test_a_folder_of_photos(place: str) -> None:
     store = Storage(place)
     for name in ["b.JPG", "sub/a.png", "raw.nef", "notes.txt", "noname", "_rid/x.jpg", ".thumbs/y.jpg", "sub/.z.jpg"]:
         store.write_bytes(name, b"x")
-    listing = list_source(place)
+    listing = list_source(Storage(place))
     assert listing.kind == "files"
     assert sorted(entry.path for entry in listing.files) == ["b.JPG", "raw.nef", "sub/a.png"]
     assert listing.ignored == 2
@@ -51,10 +51,10 @@ def test_a_folder_of_parquet_and_a_single_file(place: str) -> None:
     for name in ("part-0.parquet", "part-1.parquet"):
         put(place, name, image_table())
     Storage(place).write_bytes("_SUCCESS", b"")
-    folder = list_source(place)
+    folder = list_source(Storage(place))
     assert (folder.kind, len(folder.files)) == ("parquet", 2)
-    single = list_source(f"{place}/part-0.parquet")
-    assert single.base == Storage(place).url
+    single = list_source(Storage(f"{place}/part-0.parquet"))
+    assert single.base == Storage(place)
     assert single.files == [entry for entry in folder.files if entry.path == "part-0.parquet"]
     assert single.layout == folder.layout
 
@@ -63,27 +63,27 @@ def test_mixed_folders_are_refused(place: str) -> None:
     put(place, "a.parquet", image_table())
     Storage(place).write_bytes("b.jpg", b"x")
     with pytest.raises(ValueError, match="1 image files and 1 Parquet files: give them as two drops"):
-        list_source(place)
+        list_source(Storage(place))
 
 
 def test_nothing_is_an_error(place: str) -> None:
     for url in (place, f"{place}/x.parquet", f"{place}/x.jpg"):
         with pytest.raises(FileNotFoundError, match="there is no"):
-            list_source(url)
+            list_source(Storage(url))
 
 
 def test_files_of_different_columns_are_refused(place: str) -> None:
     put(place, "a.parquet", image_table())
     put(place, "b.parquet", image_table().append_column("more", pa.array([1, 2, 3])))
     with pytest.raises(ValueError, match=r"b\.parquet and a\.parquet have different columns"):
-        list_source(place)
+        list_source(Storage(place))
 
 
 @pytest.mark.parametrize("data", [b"", b"PAR1", b"no parquet at all" * 100])
 def test_a_broken_parquet_file_is_named(place: str, data: bytes) -> None:
     Storage(place).write_bytes("broken.parquet", data)
     with pytest.raises(ValueError, match=r"broken\.parquet cannot be read as Parquet"):
-        list_source(place)
+        list_source(Storage(place))
 
 
 def test_layouts() -> None:
@@ -165,7 +165,9 @@ def test_allowed_types_come_back_from_the_table(kind: pa.DataType, values: list[
     put(target, shard_path("d", "w"), rows)
     size = Storage(target).size(shard_path("d", "w"))
     schema = passthrough.append(pa.field("drop", pa.string()))
-    ProtectedTable(target).commit_drop("d", [ShardFile(shard_path("d", "w"), size or 0, len(values))], schema, {})
+    ProtectedTable(Storage(target)).commit_drop(
+        "d", [ShardFile(shard_path("d", "w"), size or 0, len(values))], schema, {}
+    )
     assert DeltaTable(target).to_pyarrow_table().column("extra").to_pylist() == column.to_pylist()
 
 
@@ -237,7 +239,7 @@ def test_rows_without_a_photo_or_a_name() -> None:
 def test_sparks_timestamps_are_carried(tmp_path: Path) -> None:
     table = pa.table({"path": ["a"], "modificationTime": pa.array([MOMENT], pa.timestamp("us")), "content": [b"x"]})
     pq.write_table(table, tmp_path / "a.parquet", use_deprecated_int96_timestamps=True)
-    layout = list_source(str(tmp_path)).layout
+    layout = list_source(Storage(str(tmp_path))).layout
     assert layout is not None and layout.passthrough.field("modificationTime").type == pa.timestamp("us")
 
 

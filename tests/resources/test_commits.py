@@ -34,11 +34,11 @@ def write_shard(url: str, drop: str, work_key: str, keys: list[str], extra: pa.D
 
 
 def keys(url: str, drop: str) -> list[str]:
-    return sorted(ProtectedTable(url).read(drop, ["key"]).column("key").to_pylist())
+    return sorted(ProtectedTable(Storage(url)).read(drop, ["key"]).column("key").to_pylist())
 
 
 def test_a_drop_is_committed_as_a_difference(place: str) -> None:
-    table = ProtectedTable(place)
+    table = ProtectedTable(Storage(place))
     a, b = write_shard(place, "d", "a", ["1", "2"]), write_shard(place, "d", "b", ["3"])
     first = table.commit_drop("d", [a, b], SCHEMA, {"defender": "x"})
     assert (first.added, first.removed) == (2, 0)
@@ -53,14 +53,14 @@ def test_a_drop_is_committed_as_a_difference(place: str) -> None:
 
 def test_any_delta_reader_sees_the_same_rows(place: str) -> None:
     files = [write_shard(place, "d", "a", ["1", "2"]), write_shard(place, "d", "b", ["3"])]
-    ProtectedTable(place).commit_drop("d", files, SCHEMA, {})
+    ProtectedTable(Storage(place)).commit_drop("d", files, SCHEMA, {})
     read = DeltaTable(place, storage_options=storage_options(place)).to_pyarrow_table()
     assert sorted(read.column("key").to_pylist()) == ["1", "2", "3"]
     assert set(read.column("drop").to_pylist()) == {"d"}
 
 
 def test_drops_do_not_touch_each_other(place: str) -> None:
-    table = ProtectedTable(place)
+    table = ProtectedTable(Storage(place))
     table.commit_drop("d", [write_shard(place, "d", "a", ["1"])], SCHEMA, {})
     table.commit_drop("e", [write_shard(place, "e", "a", ["9"])], SCHEMA, {})
     table.commit_drop("d", [write_shard(place, "d", "b", ["2"])], SCHEMA, {})
@@ -68,11 +68,11 @@ def test_drops_do_not_touch_each_other(place: str) -> None:
 
 
 def test_a_new_column_of_another_drop_is_added_and_another_type_refused(place: str) -> None:
-    table = ProtectedTable(place)
+    table = ProtectedTable(Storage(place))
     table.commit_drop("d", [write_shard(place, "d", "a", ["1"])], SCHEMA, {})
     wider = SCHEMA.append(pa.field("extra", pa.string()))
     table.commit_drop("e", [write_shard(place, "e", "a", ["9"], pa.string())], wider, {})
-    assert ProtectedTable(place).read("d", ["key", "extra"]).to_pylist() == [{"key": "1", "extra": None}]
+    assert ProtectedTable(Storage(place)).read("d", ["key", "extra"]).to_pylist() == [{"key": "1", "extra": None}]
     clash = SCHEMA.append(pa.field("extra", pa.int64()))
     with pytest.raises(ValueError, match="column 'extra' is int64 here and string"):
         table.commit_drop("f", [write_shard(place, "f", "a", ["9"], pa.int64())], clash, {})
@@ -88,7 +88,7 @@ def commit(
     files = [write_shard(url, drop, name, [f"{name}-{i}" for i in range(3)]) for name in names]
     barrier.wait()
     try:
-        ProtectedTable(url).commit_drop(drop, files, SCHEMA, {})
+        ProtectedTable(Storage(url)).commit_drop(drop, files, SCHEMA, {})
         out.put("committed")
     except ConflictingCommit:
         out.put("refused")
@@ -118,20 +118,20 @@ def test_two_writers_of_different_plans_never_mix(place: str) -> None:
 
 
 def test_different_drops_do_not_block_each_other(place: str) -> None:
-    ProtectedTable(place).commit_drop("z", [write_shard(place, "z", "a", ["1"])], SCHEMA, {})
+    ProtectedTable(Storage(place)).commit_drop("z", [write_shard(place, "z", "a", ["1"])], SCHEMA, {})
     assert race(place, [("d", ["a"]), ("e", ["a"]), ("f", ["a"])]) == ["committed"] * 3
     assert all(len(keys(place, drop)) == 3 for drop in "def")
 
 
 def test_image_bytes_stay_out_of_the_log(tmp_path: Path) -> None:
     url = str(tmp_path / "t")
-    ProtectedTable(url).commit_drop("d", [write_shard(url, "d", "a", ["1"])], SCHEMA, {})
+    ProtectedTable(Storage(url)).commit_drop("d", [write_shard(url, "d", "a", ["1"])], SCHEMA, {})
     assert b"dataSkippingStatsColumns" in (tmp_path / "t" / "_delta_log" / f"{0:020d}.json").read_bytes()
 
 
 def test_a_plan_may_come_back(place: str) -> None:
     """The shard files of an earlier plan are there still; adding them again is no conflict."""
-    table = ProtectedTable(place)
+    table = ProtectedTable(Storage(place))
     a, b = write_shard(place, "d", "a", ["1"]), write_shard(place, "d", "b", ["2"])
     for plan in ([a], [b], [a], [a, b], [b]):
         table.commit_drop("d", plan, SCHEMA, {})
@@ -140,7 +140,7 @@ def test_a_plan_may_come_back(place: str) -> None:
 
 
 def test_drop_names_are_kept(place: str) -> None:
-    table = ProtectedTable(place)
+    table = ProtectedTable(Storage(place))
     for drop in ("a=b", "2026-11-24", "x..y", "=", "A_b"):
         table.commit_drop(drop, [write_shard(place, drop, "a", [drop])], SCHEMA, {})
     assert table.drops() == ["2026-11-24", "=", "A_b", "a=b", "x..y"]
@@ -152,11 +152,11 @@ def test_drop_names_are_kept(place: str) -> None:
 @pytest.mark.parametrize("drop", ["..", "a/b", "a b", "", "x" * 121])
 def test_other_drop_names_are_refused(drop: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="drop name"):
-        ProtectedTable(str(tmp_path)).commit_drop(drop, [], SCHEMA, {})
+        ProtectedTable(Storage(str(tmp_path))).commit_drop(drop, [], SCHEMA, {})
 
 
 def test_an_empty_plan_empties_the_drop(place: str) -> None:
-    table = ProtectedTable(place)
+    table = ProtectedTable(Storage(place))
     table.commit_drop("d", [write_shard(place, "d", "a", ["1"])], SCHEMA, {})
     assert table.commit_drop("d", [], SCHEMA, {}).removed == 1
     assert table.read("d", ["key"]).num_rows == 0 and table.drops() == []
@@ -165,7 +165,7 @@ def test_an_empty_plan_empties_the_drop(place: str) -> None:
 def test_sql_readers_see_a_drop(tmp_path: Path) -> None:
     url = str(tmp_path / "t")
     files = [write_shard(url, "d", "a", ["1", "2"]), write_shard(url, "d", "b", ["3"])]
-    ProtectedTable(url).commit_drop("d", files, SCHEMA, {})
+    ProtectedTable(Storage(url)).commit_drop("d", files, SCHEMA, {})
     query = QueryBuilder().register("photos", DeltaTable(url))
     found = pa.table(query.execute("select key, n from photos where drop = 'd' and key > '1' order by key").read_all())
     assert found.column("key").to_pylist() == ["2", "3"]
@@ -174,7 +174,7 @@ def test_sql_readers_see_a_drop(tmp_path: Path) -> None:
 
 
 def test_rows_are_read_in_batches_and_by_column(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    table = ProtectedTable(place)
+    table = ProtectedTable(Storage(place))
     table.commit_drop(
         "d", [write_shard(place, "d", "a", ["1", "2", "3"]), write_shard(place, "d", "b", ["4"])], SCHEMA, {}
     )
@@ -195,7 +195,7 @@ def test_receipts_are_read_without_the_images(tmp_path: Path, monkeypatch: pytes
     pq.write_table(rows, tmp_path / "t" / path, compression="none", use_dictionary=False)
     size = (tmp_path / "t" / path).stat().st_size
     schema = rows.schema.append(pa.field("drop", pa.string()))
-    ProtectedTable(url).commit_drop("d", [ShardFile(path, size, 8)], schema, {})
+    ProtectedTable(Storage(url)).commit_drop("d", [ShardFile(path, size, 8)], schema, {})
     counted: list[int] = []
 
     class Counting(io.FileIO):
@@ -205,7 +205,7 @@ def test_receipts_are_read_without_the_images(tmp_path: Path, monkeypatch: pytes
             return data
 
     monkeypatch.setattr(Storage, "open", lambda self, name: Counting(f"{self.url}/{name}"))
-    assert ProtectedTable(url).read("d", ["key"]).num_rows == 8
+    assert ProtectedTable(Storage(url)).read("d", ["key"]).num_rows == 8
     assert 0 < sum(counted) < 100_000 < size
 
 
@@ -220,7 +220,7 @@ def test_a_store_with_faults_takes_each_commit_once(
     faults: list[Fault], s3: S3Server, s3_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The log's answer is lost: the repeat of its conditional PUT is refused, and the plan is found in the table."""
-    table = ProtectedTable(s3_url)
+    table = ProtectedTable(Storage(s3_url))
     table.commit_drop("d", [write_shard(s3_url, "d", "a", ["1"])], SCHEMA, {})
     with fault_proxy(s3.endpoint) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
@@ -241,16 +241,16 @@ def test_a_replacement_right_after_is_told(tmp_path: Path, monkeypatch: pytest.M
 
     def replaced_first(table: ProtectedTable, *rest: Any) -> Any:
         monkeypatch.setattr(ProtectedTable, "_checked", checked)
-        ProtectedTable(url).commit_drop("d", [second], SCHEMA, {})
+        ProtectedTable(Storage(url)).commit_drop("d", [second], SCHEMA, {})
         return checked(table, *rest)
 
     with pytest.raises(ConflictingCommit, match="another run replaced drop 'd' right after"):
-        ProtectedTable(url).commit_drop("d", [first], SCHEMA, {})
+        ProtectedTable(Storage(url)).commit_drop("d", [first], SCHEMA, {})
     assert keys(url, "d") == ["2"]
 
 
 def replace_often(url: str, drop: str, rounds: int, extra: str, out: "multiprocessing.Queue[str]") -> None:
-    table = ProtectedTable(url)
+    table = ProtectedTable(Storage(url))
     schema = SCHEMA.append(pa.field(extra, pa.string()))
     for i in range(rounds):
         table.commit_drop(drop, [write_shard(url, drop, f"{i}", [f"{drop}{i}"])], schema, {})
@@ -270,4 +270,4 @@ def test_drops_with_columns_of_their_own_are_replaced_side_by_side(place: str) -
         process.join(120)
     assert [process.exitcode for process in processes] == [0, 0, 0]
     assert [keys(place, drop) for drop in "abc"] == [["a2"], ["b2"], ["c2"]]
-    assert {"caption", "label"} <= set(ProtectedTable(place).schema().names)
+    assert {"caption", "label"} <= set(ProtectedTable(Storage(place)).schema().names)

@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 def registry(place: str, tmp_path: Path) -> DefenderRegistry:
     """A registry, once on disk and once on S3, beside one shipped defender called `default`."""
     write_tiny_defender(tmp_path / "shipped" / "default", seed=7)
-    return DefenderRegistry(place, tmp_path / "shipped")
+    return DefenderRegistry(Storage(place), tmp_path / "shipped")
 
 
 def change_config(folder: Path, **changes: Any) -> None:
@@ -181,7 +181,7 @@ def test_a_fetched_file_is_checked(registry: DefenderRegistry, folder: Path) -> 
 
 
 def test_a_damaged_cache_is_filled_again(s3_url: str, folder: Path, tmp_path: Path) -> None:
-    registry = DefenderRegistry(s3_url, tmp_path / "none")
+    registry = DefenderRegistry(Storage(s3_url), tmp_path / "none")
     entry = registry.resolve(registry.register(folder))
     wanted = {"model.onnx": entry.config["files"]["model.onnx"]}
     data = fetch_defender(entry.location, entry.digest, wanted)["model.onnx"]
@@ -202,11 +202,11 @@ def test_a_budget_outside_of_training_is_refused(registry: DefenderRegistry) -> 
 
 
 def promote(place: str, shipped: Path, digest: str, alias: str) -> None:
-    DefenderRegistry(place, shipped).promote(digest, alias)
+    DefenderRegistry(Storage(place), shipped).promote(digest, alias)
 
 
 def test_aliases_set_at_the_same_time_all_stay(place: str, folder: Path, tmp_path: Path) -> None:
-    registry = DefenderRegistry(place, tmp_path / "none")
+    registry = DefenderRegistry(Storage(place), tmp_path / "none")
     digest = registry.register(folder)
     context = multiprocessing.get_context("fork")
     names = ["one", "two", "three"]

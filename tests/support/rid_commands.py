@@ -70,5 +70,5 @@ def clean_tree(url: str | Path) -> dict[str, str]:
 def keys_of(target: str | Path, drop: str = "d") -> list[str]:
     """The keys of a drop's rows in a folder target's receipts or in a table."""
     url = str(target)
-    table = ProtectedTable(f"{url}/_rid" if Storage(f"{url}/_rid/_delta_log").is_folder() else url)
+    table = ProtectedTable(Storage(f"{url}/_rid" if Storage(f"{url}/_rid/_delta_log").is_folder() else url))
     return sorted(table.read(drop, ["key"]).column(0).to_pylist()) if table.exists() else []

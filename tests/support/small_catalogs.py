@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 from PIL import Image
 from tiny_defender import write_tiny_defender
 
-from rid.assets.catalog.plan import state_url
 from rid.assets.protection.request import ProtectionRequest
 from rid.assets.protection.run import run_drop
 from rid.assets.protection.summary import DropSummary
+from rid.assets.protection.targets import Target
 from rid.models.policy import ProtectionPolicy
 from rid.resources.dask_workers import Workers, WorkerSettings
 from rid.resources.defender_registry import DefenderRegistry
@@ -64,16 +64,12 @@ def request_for(source: str | Path, target: str | Path, defender: Path, **change
     """A request as `rid protect` builds it; `defender` is a folder that is written if it is not there."""
     if not (defender / "config.json").is_file():
         write_tiny_defender(defender)
-    entry = DefenderRegistry(str(defender.parent / "home"), defender.parent / "none").resolve(str(defender))
-    place = Storage(str(target)).url
+    entry = DefenderRegistry(Storage(str(defender.parent / "home")), defender.parent / "none").resolve(str(defender))
     kind = changes.pop("target_kind", "files")
     fields = {
-        "source": Storage(str(source)).url,
-        "target": place,
+        "source": Storage(str(source)),
+        "target": Target(Storage(str(target)), kind),
         "drop": "d1",
-        "target_kind": kind,
-        "state": state_url(place),
-        "receipts": place if kind == "table" else f"{place}/_rid",
         "defender": entry,
         "policy": ProtectionPolicy(),
         "budget_levels": 6,

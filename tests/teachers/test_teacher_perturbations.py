@@ -18,7 +18,7 @@ from teacher_runs import OPTIONS, run_task_and_die, small_config, small_photos
 from tiny_defender import write_tiny_defender
 from training_runs import in_child
 
-from rid.assets.configs import ProtectionConfig, protection_request
+from rid.assets.configs import ProtectionConfig, drop_request
 from rid.assets.frozen.diffusion_models import models_to_json
 from rid.assets.partitions import DROPS
 from rid.assets.protection.run import catalogue
@@ -94,7 +94,7 @@ def computed(places: Places, instance: DagsterInstance, config: TeacherRunConfig
     """Catalogues a drop and materialises its perturbations; returns how many photos were perturbed."""
     dask = DaskCluster(n_workers=0)
     with dask.connect() as workers:
-        catalogue(protection_request(drop, ProtectionConfig(), places), workers)
+        catalogue(drop_request(drop, ProtectionConfig(), places), workers)
     result = materialize(
         [teacher_perturbations],
         partition_key=drop,

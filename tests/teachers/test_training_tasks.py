@@ -56,7 +56,7 @@ def test_a_killed_training_goes_on_where_its_last_checkpoint_lies(
     assert len(list(store.list_files("training/run/tensorboard"))) == 3  # one of each process
     digest = json.loads(store.read_bytes("training/run/defender.json"))["digest"]
     assert not store.exists("training/run/state.pt")
-    assert DefenderRegistry(store.url, tmp_path).resolve(digest).config["training"]["drops"] == "monday"
+    assert DefenderRegistry(Storage(store.url), tmp_path).resolve(digest).config["training"]["drops"] == "monday"
 
     whole = training_task(Storage(str(tmp_path / "whole")), pipelines)
     assert in_child(run_task_and_die, whole, None, environment) == 0
@@ -65,7 +65,7 @@ def test_a_killed_training_goes_on_where_its_last_checkpoint_lies(
 
 
 def test_the_defender_to_start_from_is_fetched_and_checked(tmp_path: Path) -> None:
-    entry = DefenderRegistry(str(tmp_path / "home"), SHIPPED).resolve("default")
+    entry = DefenderRegistry(Storage(str(tmp_path / "home")), SHIPPED).resolve("default")
     initial = load_initial(json.dumps({"location": entry.location, "config": entry.config}), tmp_path / "initial")
     expected, _ = load_defender(SHIPPED / "default")
     assert all(bool((a == b).all()) for a, b in zip(initial.parameters(), expected.parameters(), strict=True))
