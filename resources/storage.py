@@ -364,10 +364,8 @@ def _status(entry: os.DirEntry[str], *, follow: bool) -> os.stat_result | None:
     for followed in (follow, False):
         try:
             return entry.stat(follow_symlinks=followed)
-        except FileNotFoundError:
-            continue
-        except OSError:
-            if not followed:
+        except OSError as error:
+            if not followed and not isinstance(error, FileNotFoundError):
                 raise
     return None
 

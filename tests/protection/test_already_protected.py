@@ -16,6 +16,7 @@ from rid.assets.custody.verification import verify_target
 from rid.assets.protection.known_photos import known_rows
 from rid.assets.protection.run import RowsDoNotAddUp, run_drop
 from rid.assets.protection.shards.task import ShardTask, protect_shard
+from rid.assets.protection.targets import Target
 from rid.models.photo_files.images import decode, mark_of
 from rid.models.policy import READ_ALL, ProtectionPolicy
 from rid.resources.commits import ProtectedTable
@@ -76,7 +77,7 @@ def test_photos_that_this_target_published_are_carried_along(first, tmp_path: Pa
     copy_published(tmp_path)
     write_photos(tmp_path / "again", 2, first=20)
     target = tmp_path / "out" if kind == "files" else tmp_path / "table"
-    request = second(tmp_path, target, target_kind=kind, known=(first.receipts,))
+    request = second(tmp_path, target, target_kind=kind, known=(first.target.receipts,))
     before = outputs(tmp_path / "out")
     summary = run(request)
     assert (summary.protected, summary.skipped, summary.quarantined, summary.photos_computed) == (2, 6, {}, 2)
@@ -115,7 +116,7 @@ def test_parquet_rows_are_skipped_too(first, tmp_path: Path):
     images = [{"bytes": data, "path": f"{i}"} for i, data in enumerate([*images, photo_bytes(50)])]
     (tmp_path / "again").mkdir()
     pq.write_table(pa.table({"image": pa.array(images, IMAGE), "n": range(7)}), tmp_path / "again" / "a.parquet")
-    request = second(tmp_path, tmp_path / "table", target_kind="table", known=(first.receipts,))
+    request = second(tmp_path, tmp_path / "table", target_kind="table", known=(first.target.receipts,))
     summary = run(request)
     assert (summary.protected, summary.skipped) == (1, 6)
     rows = request.target.receipts.read("d2", ["n", "image", "status"]).to_pylist()
@@ -146,7 +147,7 @@ def test_edited_pixels_and_copied_marks_are_protected_anew(first, tmp_path: Path
         summary = run(asked)
         assert (summary.protected, summary.skipped) == (3, 0)
         for name, row in receipts(asked).items():
-            written = Path(asked.target, name).read_bytes()
+            written = Path(asked.target.url, name).read_bytes()
             assert "mark_replaced" in row["flags"] and mark_of(written).pixels_sha256 == row["pixels_sha256"]
     assert outputs(tmp_path / "trusting").items() <= outputs(tmp_path / "out").items()
 
@@ -167,7 +168,7 @@ def test_a_mark_that_no_receipt_bears_out_is_trusted_only_if_asked(first, tmp_pa
 def test_what_was_decided_stays_decided_until_it_is_asked_again(first, tmp_path: Path):
     """Other photos come, and the receipts that bore the marks out go: the skipped photos are not changed for that."""
     copy_published(tmp_path)
-    request = second(tmp_path, tmp_path / "new", known=(first.receipts,))
+    request = second(tmp_path, tmp_path / "new", known=(first.target.receipts,))
     run(request)
     before = outputs(tmp_path / "new")
     unknowing = replace(request, known=())
@@ -180,7 +181,7 @@ def test_what_was_decided_stays_decided_until_it_is_asked_again(first, tmp_path:
     assert (run(unknowing).skipped, outputs(tmp_path / "new").items() >= before.items()) == (6, True)
     retried = run(replace(unknowing, retry=("already_protected",)))
     assert (retried.skipped, retried.photos_computed) == (6, 0)
-    stranger = replace(unknowing, receipts=f"{tmp_path}/other/_rid", target=str(tmp_path / "other"))
+    stranger = replace(unknowing, target=Target(Storage(str(tmp_path / "other")), "files"))
     assert run(stranger).skipped == 0
 
 
@@ -191,7 +192,7 @@ def test_a_retry_decides_again(first, tmp_path: Path):
     for name in outputs(tmp_path / "again"):
         data = (tmp_path / "again" / name).read_bytes()
         assert (tmp_path / "new" / name).read_bytes() == data
-    asked = replace(trusting, retry=("already_protected",), known=(first.receipts,))
+    asked = replace(trusting, retry=("already_protected",), known=(first.target.receipts,))
     summary = run(asked)
     assert (summary.skipped, summary.committed) == (6, True)
     assert all(row["flags"] == [] for row in receipts(trusting).values())  # a receipt bears them out now
@@ -329,7 +330,7 @@ def test_the_asset_knows_its_own_table_and_what_it_is_told(first, tmp_path: Path
 def test_runs_that_decide_differently_do_not_write_over_each_other(first, tmp_path: Path):
     """The plans of two runs differ in what other drops' receipts said when each was made."""
     copy_published(tmp_path)
-    request = second(tmp_path, tmp_path / "table", target_kind="table", known=(first.receipts,))
+    request = second(tmp_path, tmp_path / "table", target_kind="table", known=(first.target.receipts,))
     seen: list[ShardTask] = []
     with Workers(HERE) as workers:
         run_here = workers.run

@@ -12,6 +12,7 @@ from tiny_defender import write_tiny_defender
 from rid.assets.catalog.plan import read_current
 from rid.assets.catalog.sources import InputChanged
 from rid.assets.protection.failure_budget import FailureBudgetExceeded
+from rid.assets.protection.options import ProtectionOptions
 from rid.assets.protection.run import RowsDoNotAddUp, _check_rows, run_drop
 from rid.models.policy import ProtectionPolicy
 from rid.resources.dask_workers import Workers, WorkerSettings
@@ -176,7 +177,7 @@ def test_retry_tries_quarantined_photos_again(request_, tmp_path: Path, monkeypa
     assert (retried.quarantined, retried.photos_computed, retried.committed) == ({}, 1, True)
     assert run_without_workers(request_).quarantined == {}
     with pytest.raises(ValueError, match="reason 'bored' is unknown"):
-        replace(request_, retry=("bored",))
+        ProtectionOptions(retry=("bored",))
 
 
 def test_two_drops_share_a_target_and_a_name_only_one_of_them_gets(request_, tmp_path: Path):

@@ -212,7 +212,7 @@ def test_a_table_takes_photos_alone(request_, tmp_path: Path):
     assert (summary.protected, summary.sidecars, summary.ignored) == (4, 0, 6)
     write_parquet(tmp_path / "in" / "a.parquet", 2)
     (tmp_path / "in" / "a.xmp").write_bytes(PLAIN)
-    summary = run(replace(request, source=str(tmp_path / "in"), drop="d2"))
+    summary = run(replace(request, source=Storage(str(tmp_path / "in")), drop="d2"))
     assert (summary.protected, summary.ignored) == (2, 1)
     assert verify_target(str(tmp_path / "table")).passed
 
