@@ -25,7 +25,7 @@ def forget_training(home: Storage, drop: str) -> int:
     caches = home.child("perturbations")
     deleted = sum(_forget_in_cache(caches.child(name), drop) for name in _folders(caches))
     runs = home.child("training")
-    deleted += forget_photos(home, drop)
+    deleted += forget_photos(home.url, drop)
     for name in _folders(runs):
         run = runs.child(name)
         pairs = [entry.path for entry in run.list_files(PAIRS)]

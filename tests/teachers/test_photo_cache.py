@@ -284,7 +284,7 @@ def test_forgetting_a_drop_takes_its_squares_and_those_no_run_needs(store: Stora
     second.write_bytes("log.jsonl", b"{}")
     store.write_bytes("training/earlier/photos.npz", b"squares")
     assert squares_left(store) == 3
-    forget_training(store.url, "one")
+    forget_training(store, "one")
     left = {path for path in files_in(store) if path.startswith("training/")}
     named = json.loads(second.read_bytes(RUN_PHOTOS))["drops"]["two"]
     assert left == {
@@ -293,7 +293,7 @@ def test_forgetting_a_drop_takes_its_squares_and_those_no_run_needs(store: Stora
         *(f"training/squares/{SIDE}/{name}.{kind}" for name in named for kind in ("npy", "json")),
     }
     assert load_photo_set(store.url, second, tmp_path / "fetched").pixels.shape[0] == 2
-    assert forget_training(store.url, "one") == 0
+    assert forget_training(store, "one") == 0
 
 
 def test_a_training_over_several_drops_loses_what_a_forgotten_one_shares(tmp_path: Path) -> None:
@@ -305,7 +305,7 @@ def test_a_training_over_several_drops_loses_what_a_forgotten_one_shares(tmp_pat
         "two": catalog_of(tmp_path / "more", tmp_path / "2", "two"),
     }
     _, run, _ = prepared(home, catalogs)
-    forget_training(home.url, "two")
+    forget_training(home, "two")
     assert squares_left(home) == 0 and not run.exists(RUN_PHOTOS)
     counts, _, _ = prepared(home, catalogs)  # it is made again when it is needed
     assert counts.photos == 5
