@@ -30,8 +30,8 @@ def catalog_of(source: str | Path, folder: Path, drop: str = "d1") -> DropCatalo
         return catalogue(request_for(source, folder / "out", folder / "defender", drop=drop), workers)
 
 
-def state_of(catalog: DropCatalog) -> str:
-    return catalog.url.partition("/catalog/")[0]
+def state_of(catalog: DropCatalog) -> Storage:
+    return Storage(catalog.url.partition("/catalog/")[0])
 
 
 def cut(home: Storage | str, catalog: DropCatalog, side: int = SIDE) -> list[photo_cache.SquareShard]:
