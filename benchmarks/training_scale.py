@@ -104,7 +104,7 @@ def set_up(folder: Path, photos: int, decoded: bool) -> None:
 
     write_photos(folder / "photos", photos)
     with Workers(WorkerSettings(n_workers=2, use_gpus=False)) as workers:
-        write_catalog(str(folder / "state"), "d", index_source(str(folder / "photos"), workers), None)
+        write_catalog(str(folder / "state"), "d", index_source(Storage(str(folder / "photos")), workers), None)
 
 
 def make_up_perturbations(cache: PhotoCache, catalog: DropCatalog, teacher: TeacherCache, every: int) -> list[Unit]:
