@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rid.models.frozen_diffusion import FrozenDiffusion
+from rid.training.devices import allowing_tf32, device_numerics
 from rid.training.teachers.advdm import AdvDM
 from rid.training.teachers.aspl import Aspl
 from rid.training.teachers.checkpoint import CheckpointStore
@@ -54,7 +55,10 @@ def precompute_perturbations(
         on_step: called after each step.
     """
     teacher = TEACHERS[config.method](models, config)
-    return run_teacher(pixels, teacher, checkpoint=checkpoint, checkpoint_seconds=checkpoint_seconds, on_step=on_step)
+    with allowing_tf32(device_numerics("auto", models[0].device)):
+        return run_teacher(
+            pixels, teacher, checkpoint=checkpoint, checkpoint_seconds=checkpoint_seconds, on_step=on_step
+        )
 
 
 def perturb_units(
