@@ -71,7 +71,7 @@ def make_up_squares(task: SquaresTask) -> int:
     return task.rows
 
 
-def make_up_catalog(state: str, photos: int) -> None:
+def make_up_catalog(state: Storage, photos: int) -> None:
     """Writes the catalog of a drop of Parquet files that do not exist."""
 
     def column(field: pa.Field) -> pa.Array:
@@ -91,20 +91,20 @@ def make_up_catalog(state: str, photos: int) -> None:
         )
 
     rows = pa.Table.from_arrays([column(field) for field in CATALOG], schema=CATALOG)
-    listing = SourceListing("parquet", "/nowhere", [], 0, ParquetLayout("image", pa.schema([])))
+    listing = SourceListing("parquet", Storage("/nowhere"), [], 0, ParquetLayout("image", pa.schema([])))
     write_catalog(state, "d", PhotoIndex(rows, listing, "", 0), None)
 
 
 def set_up(folder: Path, photos: int, decoded: bool) -> None:
     """Writes the drop's catalog, and before it the photos if they are to be decoded."""
     if not decoded:
-        make_up_catalog(str(folder / "state"), photos)
+        make_up_catalog(Storage(str(folder / "state")), photos)
         return
     from benchmarks.million_rows import write_catalog as write_photos  # with torch, which a driver does without
 
     write_photos(folder / "photos", photos)
     with Workers(WorkerSettings(n_workers=2, use_gpus=False)) as workers:
-        write_catalog(str(folder / "state"), "d", index_source(Storage(str(folder / "photos")), workers), None)
+        write_catalog(Storage(str(folder / "state")), "d", index_source(Storage(str(folder / "photos")), workers), None)
 
 
 def make_up_perturbations(cache: PhotoCache, catalog: DropCatalog, teacher: TeacherCache, every: int) -> list[Unit]:
@@ -130,7 +130,7 @@ def make_up_perturbations(cache: PhotoCache, catalog: DropCatalog, teacher: Teac
 
 def drive(folder: Path, every: int, decoded: bool) -> dict[str, float]:
     """Prepares a training as the asset does: without perturbations first, since those are made of its squares."""
-    home, catalog = str(folder / "home"), read_current(str(folder / "state"), "d")
+    home, catalog = str(folder / "home"), read_current(Storage(str(folder / "state")), "d")
     assert catalog is not None
     if not decoded:
         from benchmarks.training_scale import make_up_squares as cut  # by the name under which workers import it

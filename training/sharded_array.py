@@ -1,7 +1,8 @@
 """Equal arrays in many .npy files, read as one: `ShardedArray` looks like an (N, ...) array and holds none of it.
 
-Files are mapped when an item of theirs is asked for, and only the last few (`MAPPED_BYTES`) stay mapped, so that the
-memory of a reader does not grow with N. A file's name stands for its content: whoever writes it puts a digest there.
+Files are mapped when an item of theirs is asked for, and only the last few stay mapped (`MAPPED_FILES` and
+`MAPPED_BYTES`), so that the memory of a reader does not grow with N. A file's name stands for its content: whoever
+writes it puts a digest there.
 
 n items in a file, N in all.
 """
@@ -18,6 +19,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+MAPPED_FILES = 32  # that stay mapped; each holds a file descriptor
 MAPPED_BYTES = 96 * 2**20  # of files that stay mapped; the kernel counts those of them that were read
 
 
@@ -97,7 +99,7 @@ class ShardedArray:
                     raise ValueError(_missing(self.files[place])) from error
                 self._mapped[place] = found
                 self._bytes += found.nbytes
-                while self._bytes > self._limit and len(self._mapped) > 1:
+                while len(self._mapped) > (MAPPED_FILES if self._bytes <= self._limit else 1):
                     self._bytes -= self._mapped.popitem(last=False)[1].nbytes
             self._mapped.move_to_end(place)
             return found

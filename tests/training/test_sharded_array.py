@@ -6,7 +6,7 @@ import pytest
 from training_runs import CONFIG, SIDE, make_batch, small_photo_set
 
 from rid.training.photo_set import PhotoSet
-from rid.training.sharded_array import ShardedArray, content_digest
+from rid.training.sharded_array import MAPPED_FILES, ShardedArray, content_digest
 
 
 def write_shards(folder: Path, array: np.ndarray, *counts: int, name: str = "part") -> list[Path]:
@@ -47,6 +47,13 @@ def test_a_reader_keeps_few_bytes_mapped_however_many_it_reads(tmp_path: Path) -
     assert [int(sharded[i][0]) for i in range(40)] == list(range(40))
     assert len(mapped_files() - before) == 4
     assert not any(Path(link).suffix == ".npy" for link in open_files() if str(tmp_path / "part0") in link)
+
+
+def test_many_small_files_hold_few_descriptors(tmp_path: Path) -> None:
+    array = np.arange(100, dtype=np.uint8).reshape(100, 1)
+    sharded = ShardedArray(write_shards(tmp_path, array, *[1] * 100), (1,), np.uint8)
+    assert [int(sharded[i][0]) for i in range(100)] == list(range(100))
+    assert sum(link.startswith(str(tmp_path)) for link in open_files()) == MAPPED_FILES
 
 
 def open_files() -> list[str]:
