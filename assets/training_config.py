@@ -8,7 +8,7 @@ from typing import Any
 from dagster import Config
 from pydantic import Field
 
-from rid.resources.diffusion_sources import DiffusionSource, diffusion_sources
+from rid.resources.frozen.diffusion_sources import DiffusionSource, diffusion_sources
 from rid.resources.places import Places
 from rid.training.teachers.options import METHODS, SET_WISE
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from rid.resources.diffusion_sources import DiffusionSource
+from rid.resources.frozen.diffusion_sources import DiffusionSource
 
 
 def models_to_json(models: list[DiffusionSource]) -> str:

@@ -24,7 +24,7 @@ from rid.assets.reports.pictures import contact_sheet, effect_picture, jpeg, los
 from rid.resources.commits import ProtectedTable
 from rid.resources.dask_workers import Workers
 from rid.resources.defender_registry import DefenderEntry
-from rid.resources.diffusion_sources import DiffusionSource
+from rid.resources.frozen.diffusion_sources import DiffusionSource
 from rid.resources.storage import Storage
 from rid.training.evaluation.judges.perceptual import PerceptualDistances
 

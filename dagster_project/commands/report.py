@@ -58,7 +58,7 @@ def build_requests(target: str, options: ReportOptions) -> list[ReportRequest]:
     """
     from rid.assets.protection.targets import find_target
     from rid.assets.reports.drop_report import ReportRequest
-    from rid.resources.diffusion_sources import diffusion_sources
+    from rid.resources.frozen.diffusion_sources import diffusion_sources
     from rid.resources.storage import Storage
 
     found = find_target(target)

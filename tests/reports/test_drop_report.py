@@ -22,7 +22,7 @@ from rid.assets.reports.pictures import GAP, amplification, strip
 from rid.models.policy import ProtectionPolicy
 from rid.resources.dask_workers import Workers
 from rid.resources.defender_registry import DefenderEntry, DefenderRegistry
-from rid.resources.diffusion_sources import diffusion_sources
+from rid.resources.frozen.diffusion_sources import diffusion_sources
 from rid.resources.storage import Storage
 from rid.training.evaluation.judges.perceptual import perceptual_network
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rid.resources.diffusion_sources import DiffusionSource, diffusion_sources
+from rid.resources.frozen.diffusion_sources import DiffusionSource, diffusion_sources
 
 
 @pytest.fixture
@@ -111,5 +111,5 @@ def test_the_shipped_model_is_a_pipeline() -> None:
 
 
 def test_reading_a_list_needs_no_torch() -> None:
-    code = "import sys, rid.resources.diffusion_sources; sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
+    code = "import sys, rid.resources.frozen.diffusion_sources; sys.exit(bool({'torch', 'diffusers'} & {*sys.modules}))"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0

@@ -27,7 +27,7 @@ from rid.assets.teaching.teacher_cache import StoredCheckpoint, TeacherCache
 from rid.assets.teaching.teacher_tasks import TeacherTask, precompute_batch
 from rid.assets.training_config import TeacherRunConfig
 from rid.resources.dask_cluster import DaskCluster
-from rid.resources.diffusion_sources import DiffusionSource
+from rid.resources.frozen.diffusion_sources import DiffusionSource
 from rid.resources.places import Places
 from rid.resources.schemas import IMAGE
 from rid.resources.storage import Storage

@@ -57,7 +57,7 @@ class DiffusionSource:
     def digest(self) -> str:
         """sha256 of what decides its outputs: the files of a folder, or id and revision of a hub model."""
         identity = {key: value for key, value in asdict(self).items() if key != "location"}
-        content = _folder_digest(Path(self.location)) if self.is_folder else self.location
+        content = folder_digest(Path(self.location)) if self.is_folder else self.location
         return hashlib.sha256(json.dumps([identity, content], sort_keys=True).encode()).hexdigest()
 
 
@@ -119,7 +119,7 @@ def _check_pipeline(folder: Path) -> None:
         raise ValueError(f"{folder} lacks {', '.join(missing)}, which its model_index.json names: copy it whole")
 
 
-def _folder_digest(folder: Path) -> str:
+def folder_digest(folder: Path) -> str:
     """sha256 over names and contents of a pipeline's files; a file that did not change is read once a process."""
     digest = hashlib.sha256()
     for file in sorted(folder.rglob("*")):
