@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,11 +13,7 @@ from rid.assets.catalog.plan import DropCatalog, read_catalog
 from rid.assets.catalog.rows import CatalogRows
 from rid.assets.catalog.sources import read_original
 from rid.assets.protection.shards.carried_rows import image_bytes
-from rid.models.photo_files.images import decode
-from rid.models.photo_files.photos import PhotoRefused, Pixels
-from rid.models.photo_files.resampling import to_upright
-from rid.models.policy import READ_ALL
-from rid.models.protector import colour_planes
+from rid.models.upright_photos import upright_rgb
 from rid.resources.catalogs import open_parquet
 from rid.resources.commits import ProtectedTable
 from rid.resources.storage import Storage
@@ -63,16 +58,6 @@ def photo_pairs(
         clean, protected = upright_rgb(original), upright_rgb(published)
         if clean is not None and protected is not None and clean.shape == protected.shape:
             yield PhotoPair(row["key"], clean, protected)
-
-
-def upright_rgb(data: bytes) -> NDArray[np.uint8] | None:
-    """Decodes a file to an upright (H, W, 3) picture, grey ones too; None if it cannot be decoded."""
-    try:
-        photo = decode(data, READ_ALL)
-    except PhotoRefused:
-        return None
-    planes: Pixels = to_upright(colour_planes(photo.pixels), photo.header.orientation)
-    return cv2.cvtColor(planes, cv2.COLOR_GRAY2RGB) if planes.ndim == 2 else np.ascontiguousarray(planes)
 
 
 def _published_rows(table: ProtectedTable, drop: str, wanted: set[str]) -> Iterator[dict[str, Any]]:

@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rid.assets.reports.pairs import upright_rgb
 from rid.assets.reports.pictures import amplification
 from rid.models.photo_files.photos import PhotoRefused
 from rid.models.protector import ProtectedPhoto, Protector
+from rid.models.upright_photos import upright_rgb
 
 TILE, GAP, CAPTION = 420, 12, 56  # pixels
 TEXT, SMALL = 20, 15  # heights of letters

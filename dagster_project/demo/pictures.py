@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rid.assets.reports.pairs import PhotoPair, upright_rgb
+from rid.assets.reports.pairs import PhotoPair
 from rid.assets.reports.pictures import jpeg, strip
+from rid.models.upright_photos import upright_rgb
 
 TILE = 360
 

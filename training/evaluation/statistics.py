@@ -51,6 +51,29 @@ def bootstrap_ratio(
     return Interval(float(numerators.mean() / denominators.mean()), float(low), float(high), len(numerators))
 
 
+def bootstrap_mean_of_ratios(
+    numerators: NDArray[np.floating],
+    denominators: NDArray[np.floating],
+    *,
+    confidence: float = 0.95,
+    resamples: int = 2_000,
+    seed: int = 0,
+) -> Interval:
+    """Returns the mean over K rows of the ratio of the means of paired (K, N) samples, and its interval over N.
+
+    Raises:
+        ValueError: if there are fewer than two values a row, or not as many of both.
+    """
+    if numerators.shape != denominators.shape or numerators.ndim != 2 or numerators.shape[1] < 2:
+        raise ValueError("a mean of ratios needs two (K, N) samples of the same two or more things")
+    drawn = np.random.default_rng(seed).integers(0, numerators.shape[1], (resamples, numerators.shape[1]))
+    ratios = (numerators[:, drawn].mean(axis=2) / denominators[:, drawn].mean(axis=2)).mean(axis=0)  # (resamples,)
+    tail = 50 * (1 - confidence)
+    low, high = np.percentile(ratios, [tail, 100 - tail])
+    mean = float((numerators.mean(axis=1) / denominators.mean(axis=1)).mean())
+    return Interval(mean, float(low), float(high), numerators.shape[1])
+
+
 def bootstrap_mean(
     values: NDArray[np.floating], *, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> Interval:
