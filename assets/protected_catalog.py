@@ -23,7 +23,7 @@ from rid.assets.photo_catalog import PHOTO_CATALOG, catalog_version, report_link
 from rid.assets.protection.options import ProtectionSettings
 from rid.assets.protection.request import ProtectionRequest
 from rid.assets.protection.run import run_drop
-from rid.assets.protection.shards.carried_rows import recorded_salt
+from rid.assets.protection.shards.files import recorded_salt
 from rid.assets.protection.shards.names import parse_shard_file
 from rid.assets.protection.shards.task import CODE_EPOCH
 from rid.assets.protection.summary import DropSummary
@@ -146,7 +146,7 @@ def verify(
     numbers = {shard.work_key: shard.number for shard in plan_shards(catalog, salt)}
     tasks = [
         VerifyTask(
-            table_url=request.target.receipts.url,
+            table=request.target.receipts.storage,
             drop=request.drop,
             path=file.path,
             rows=file.rows,

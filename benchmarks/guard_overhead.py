@@ -22,9 +22,9 @@ import psutil
 from benchmarks.throughput import SHIPPED, write_photos
 from rid.assets.catalog.plan import plan_shards
 from rid.assets.protection.request import ProtectionRequest
-from rid.assets.protection.run import _task, catalogue
-from rid.assets.protection.shards.task import ShardTask, protect_shard, protector_of
-from rid.assets.protection.state import ShardWork
+from rid.assets.protection.run import catalogue, drop_work
+from rid.assets.protection.shards.task import protect_shard, protector_of
+from rid.assets.protection.shards.work import ShardTask, ShardWork
 from rid.assets.protection.targets import Target
 from rid.models.policy import ProtectionPolicy
 from rid.resources.dask_workers import Workers, WorkerSettings
@@ -46,13 +46,13 @@ def plan(folder: Path, photos: int) -> list[ShardTask]:
     )
     with Workers(WorkerSettings(n_workers=0)) as here:
         catalog = catalogue(request, here)
-    return [_task(request, catalog, ShardWork(shard, 0, False, ())) for shard in plan_shards(catalog, request.salt())]
+    drop = drop_work(request, catalog, guarded=False)
+    return [ShardTask(drop, ShardWork(shard)) for shard in plan_shards(catalog, request.salt())]
 
 
 def measure(tasks: Sequence[ShardTask]) -> tuple[float, float]:
     """Seconds of wall clock and of CPU for all shards, which are not there yet."""
-    shutil.rmtree(f"{tasks[0].target_url}/drop=d", ignore_errors=True)
-    shutil.rmtree(f"{tasks[0].receipts_url}/drop=d", ignore_errors=True)
+    shutil.rmtree(f"{tasks[0].drop.receipts.url}/drop=d", ignore_errors=True)
     began, cpu = time.perf_counter(), cpu_s()
     for task in tasks:
         protect_shard(task)
@@ -74,17 +74,17 @@ def main() -> None:
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as folder:
         plain = plan(Path(folder), options.photos)
-        guarded = [replace(task, guarded=True) for task in plain]
-        protector_of(plain[0])
+        guarded = [replace(task, drop=replace(task.drop, guarded=True)) for task in plain]
+        protector_of(plain[0].drop)
         began = time.perf_counter()
-        protector_of(guarded[0])
+        protector_of(guarded[0].drop)
         started = time.perf_counter() - began
         measure(plain), measure(guarded)
         rows = []
         for turn in range(options.rounds):
             pair = {}
             for tasks in (plain, guarded) if turn % 2 else (guarded, plain):
-                pair[tasks[0].guarded] = measure(tasks)
+                pair[tasks[0].drop.guarded] = measure(tasks)
             rows.append((pair[False], pair[True]))
     print(f"{options.rounds} rounds of {options.photos} photos; a child starts in {started:.2f} s")
     for which, name in enumerate(("wall", "CPU")):

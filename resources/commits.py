@@ -33,6 +33,7 @@ import pyarrow as pa
 
 from rid.resources.catalogs import open_parquet
 from rid.resources.crash_points import crash_point
+from rid.resources.records import Record, columns_of, read_records
 from rid.resources.s3_objects import s3_endpoint
 from rid.resources.schemas import check_drop_name
 from rid.resources.storage import Storage
@@ -198,14 +199,25 @@ class ProtectedTable:
                 for batch in parquet.iter_batches(batch_size=rows, columns=there, use_threads=False):
                     yield from conform(pa.Table.from_batches([batch]), wanted, drop).to_batches()
 
-    def read_shard(self, path: str, columns: Sequence[str]) -> list[tuple[Any, ...]]:
-        """Returns some columns of one shard file, as one tuple a row; a column that it lacks is null."""
+    def iter_records(self, drop: str, kind: type[Record], rows: int = 4096) -> Iterator[Record]:
+        """Yields a drop's live rows as records of some columns of a receipt; those of `rows` rows are held at once."""
+        schema = self.schema()
+        columns = [name for name in columns_of(kind) if schema is not None and name in schema.names]
+        for batch in self.iter_batches(drop, columns, rows):
+            yield from read_records(kind, batch)
+
+    def shard_records(self, path: str, kind: type[Record]) -> list[Record]:
+        """Returns the rows of one shard file as records of some columns of a receipt."""
         with self.storage.open(path) as file:
             parquet = open_parquet(file)
-            there = set(columns) & set(parquet.schema_arrow.names)
-            rows = parquet.read(columns=sorted(there), use_threads=False)
-            nulls = [None] * parquet.metadata.num_rows
-        return list(zip(*(rows.column(name).to_pylist() if name in there else nulls for name in columns), strict=True))
+            columns = [name for name in columns_of(kind) if name in parquet.schema_arrow.names]
+            return list(read_records(kind, parquet.read(columns=columns, use_threads=False)))
+
+    def shard_keys(self, path: str) -> list[str]:
+        """Returns the keys of one shard file's rows."""
+        with self.storage.open(path) as file:
+            keys: list[str] = open_parquet(file).read(columns=["key"], use_threads=False).column("key").to_pylist()
+        return keys
 
     def vacuum(self, keep_hours: float, *, dry_run: bool) -> list[str]:
         """Deletes shard files that are not current, and returns their paths.

@@ -131,7 +131,7 @@ class Workers:
 
         Args:
             function: importable by workers; takes one task.
-            tasks: small frozen dataclasses of strings and numbers; drawn lazily.
+            tasks: small frozen dataclasses whose `repr` says all of them, since it names the task; drawn lazily.
             prefix: start of the task keys.
             expected: about how many tasks there are, so that no idle worker is started.
             gpu: asks for a GPU worker if the cluster has any.

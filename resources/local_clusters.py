@@ -62,7 +62,7 @@ def embedded_cluster(n_workers: int) -> Any:
                     host="127.0.0.1",
                     dashboard_address="127.0.0.1:0",
                     security=True,
-                    preload=["rid.resources.worker_process"],
+                    preload=[__name__],  # see `dask_setup`
                     silence_logs=logging.CRITICAL,
                     death_timeout=START_SECONDS,
                 )
@@ -71,6 +71,14 @@ def embedded_cluster(n_workers: int) -> Any:
                 raise RuntimeError(f"{START_TRIES} times a worker process did not start: {error}") from error
             log.warning("a worker process did not start (%s): all are started again", error)
     raise AssertionError("the last try returns or raises")
+
+
+def dask_setup(_: object) -> None:
+    """Leaves Ctrl-C to the process that started this worker: a terminal sends it to both.
+
+    Dask calls this in every embedded worker process before its first task.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def revive_workers(cluster: Any, n_workers: int) -> None:

@@ -8,60 +8,41 @@ such rows are always read again.
 
 from __future__ import annotations
 
-import hashlib
-import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rid.assets.catalog.index_task import IndexTask, ListedPhoto, index_photos, listed_row, printable, refused
 from rid.assets.catalog.names import NameFault, name_faults
-from rid.assets.catalog.sidecars import mark_sidecar_names, match_sidecars, read_sidecars
-from rid.assets.catalog.sources import InputChanged, iter_parquet_photos, row_digest
-from rid.assets.catalog.uris import UriNotAllowed, read_uri, with_own_prefix
-from rid.models.photo_files.images import PhotoRefused, mark_of, read_header
+from rid.assets.catalog.sidecars import mark_sidecar_names, match_sidecars
+from rid.assets.catalog.uris import with_own_prefix
 from rid.models.policy import ProtectionPolicy
-from rid.models.protector_process import place_of
-from rid.resources.catalogs import SourceListing, list_source, named, open_parquet, parquet_layout
+from rid.resources.catalogs import SourceListing, list_source, open_parquet
 from rid.resources.dask_workers import Workers, WorkerSettings
 from rid.resources.mapped_tables import filter_table, iter_values, map_table, sort_table
+from rid.resources.records import SourceSidecar, read_records, source_sidecars, to_arrow
 from rid.resources.schemas import CATALOG, Reason
-from rid.resources.storage import FileEntry, Storage, StorageUrlError
+from rid.resources.storage import FileEntry, Storage
 
 BATCH = 256  # photos an index task
 FEW = 16  # photos that are not worth starting workers for
-HASH_CHUNK = 2**20
+KILLED = "a worker died while it read this photo's header"
 NAME_REASONS = (Reason.UNSAFE_NAME.value, Reason.NAME_COLLISION.value)
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class IndexTask:
-    """Photos to read: `photos` of a listing, or one row group of a Parquet file.
+class _KnownPhoto:
+    """What of a row of the last catalog says whether the photo has to be read again."""
 
-    Attributes:
-        source_url: the drop's source.
-        policy_json: the policy whose limits the header is held against.
-        photos: for a listing: (path, size, identity, paths of the sidecars).
-        parquet_path: for Parquet, the file relative to the source.
-        identity: of that file.
-        row_group: of that file.
-        allowed_prefixes: where photos that a `uri` column names may lie.
-    """
-
-    source_url: str
-    policy_json: str
-    photos: tuple[tuple[str, int, str, tuple[str, ...]], ...] = ()
-    parquet_path: str | None = None
-    identity: str = ""
-    row_group: int = 0
-    allowed_prefixes: tuple[str, ...] = ()
+    source_uri: str
+    identity: str
+    input_sha256: str | None
+    sidecars: tuple[SourceSidecar, ...] = source_sidecars()
 
 
 @dataclass(frozen=True)
@@ -83,17 +64,6 @@ class PhotoIndex:
     ignored: int
     hashed: int = 0
     unchanged: bool = False
-
-
-def index_photos(task: IndexTask) -> pa.Table:
-    """Reads the photos of a task and returns their rows in the CATALOG schema; runs on a worker.
-
-    Raises:
-        InputChanged: if a listed file is gone.
-        OSError: for faults of the storage, which the caller repeats.
-    """
-    rows = _file_rows(task) if task.parquet_path is None else _parquet_rows(task)
-    return pa.Table.from_pylist(list(rows), schema=CATALOG)
 
 
 def index_source(
@@ -127,12 +97,11 @@ def index_source(
     listing = list_source(source)
     known = None if rehash else previous
     limits = policy or ProtectionPolicy()
-    policy_json = limits.to_json()
     beside = match_sidecars(listing.files, listing.sidecars if sidecars else ())
     if listing.kind == "files":
-        kept, tasks = _plan_files(listing, policy_json, known, beside)
+        kept, tasks = _plan_files(listing, limits, known, beside)
     else:
-        kept, tasks = _plan_parquet(listing, policy_json, known, with_own_prefix(listing.base, allowed_prefixes))
+        kept, tasks = _plan_parquet(listing, limits, known, with_own_prefix(listing.base, allowed_prefixes))
     found = _read(tasks, workers, progress)
     rows = _in_order(map_table(chain([kept], found), CATALOG), listing.kind)
     hashed = rows.num_rows - kept.num_rows
@@ -169,35 +138,31 @@ def _isolate(task: IndexTask, workers: Workers) -> pa.Table:
         raise ValueError(
             f"row group {task.row_group} of {task.parquet_path} kills workers that read it: look at it, or replace it"
         )
-    source = Storage(task.source_url)
     tables = []
     singles = [replace(task, photos=(photo,)) for photo in task.photos]
     for done in workers.run(index_photos, singles, prefix="index", expected=len(singles), alone=True):
         if done.result is not None:
             tables.append(done.result)
             continue
-        ((path, size, identity, _),) = done.task.photos
-        key = printable(path)
-        row = {"key": key, "source_uri": source.uri(key), "identity": identity, "bytes_in": size}
-        row |= {"reason": Reason.WORKER_KILLED.value, "detail": "a worker died while it read this photo's header"}
-        tables.append(pa.Table.from_pylist([row], schema=CATALOG))
+        (photo,) = done.task.photos
+        row = refused(listed_row(task.source, photo), Reason.WORKER_KILLED, KILLED)
+        tables.append(to_arrow([row], CATALOG))
     return pa.concat_tables(tables)
 
 
 def _plan_files(
-    listing: SourceListing, policy_json: str, known: pa.Table | None, beside: dict[str, tuple[FileEntry, ...]]
+    listing: SourceListing, policy: ProtectionPolicy, known: pa.Table | None, beside: dict[str, tuple[FileEntry, ...]]
 ) -> tuple[pa.Table, list[IndexTask]]:
     """Splits listed files into rows that are known already and tasks for the rest."""
     recorded: dict[str, tuple[int, str]] = {}
     if known is not None:
-        columns = (known.column(name).to_pylist() for name in ("source_uri", "identity", "input_sha256", "sidecars"))
         recorded = {
-            uri: (i, identity)
-            for i, (uri, identity, sha, sidecars) in enumerate(zip(*columns, strict=True))
-            if sha and all(sidecar["sha256"] for sidecar in sidecars or ())
+            row.source_uri: (i, row.identity)
+            for i, row in enumerate(read_records(_KnownPhoto, known))
+            if row.input_sha256 and all(sidecar.sha256 for sidecar in row.sidecars)
         }
     keep: list[int] = []
-    fresh: list[tuple[str, int, str, tuple[str, ...]]] = []
+    fresh: list[ListedPhoto] = []
     for entry in listing.files:
         own = beside.get(entry.path, ())
         state = "+".join([entry.identity, *(f"{sidecar.path}-{sidecar.identity}" for sidecar in own)])
@@ -205,14 +170,14 @@ def _plan_files(
         if position >= 0 and identity == state:
             keep.append(position)
         else:
-            fresh.append((entry.path, entry.size, state, tuple(sidecar.path for sidecar in own)))
-    tasks = [IndexTask(listing.base.url, policy_json, tuple(fresh[i : i + BATCH])) for i in range(0, len(fresh), BATCH)]
+            fresh.append(ListedPhoto(entry.path, entry.size, state, tuple(sidecar.path for sidecar in own)))
+    tasks = [IndexTask(listing.base, policy, tuple(fresh[i : i + BATCH])) for i in range(0, len(fresh), BATCH)]
     kept = known.take(pa.array(keep, pa.int64())) if known is not None and keep else CATALOG.empty_table()
     return kept, tasks
 
 
 def _plan_parquet(
-    listing: SourceListing, policy_json: str, known: pa.Table | None, allowed_prefixes: tuple[str, ...]
+    listing: SourceListing, policy: ProtectionPolicy, known: pa.Table | None, allowed_prefixes: tuple[str, ...]
 ) -> tuple[pa.Table, list[IndexTask]]:
     """Splits Parquet files into those whose rows are known already and tasks, a row group each, for the rest."""
     recorded: dict[str, set[str]] = {}
@@ -231,67 +196,12 @@ def _plan_parquet(
         with listing.base.open(entry.path) as file:
             groups = open_parquet(file).metadata.num_row_groups
         tasks += [
-            IndexTask(listing.base.url, policy_json, (), entry.path, entry.identity, group, allowed_prefixes)
+            IndexTask(listing.base, policy, (), entry.path, entry.identity, group, allowed_prefixes)
             for group in range(groups)
         ]
     if known is None or not keep:
         return CATALOG.empty_table(), tasks
     return filter_table(known, pc.is_in(known.column("source_uri"), pa.array(keep))), tasks
-
-
-def _file_rows(task: IndexTask) -> Iterator[dict[str, Any]]:
-    """Rows of photos that are files of their own."""
-    policy = ProtectionPolicy.from_json(task.policy_json)
-    source = Storage(task.source_url)
-    for path, size, identity, sidecars in task.photos:
-        key = printable(path)
-        row = {"key": key, "source_uri": source.uri(key), "identity": identity, "bytes_in": size}
-        if key == path:
-            yield row | _read_photo(source, key, size, policy) | {"sidecars": read_sidecars(source, sidecars)}
-        else:
-            yield row | {"reason": Reason.UNSAFE_NAME.value, "detail": "the name is not UTF-8"}
-
-
-def printable(path: str) -> str:
-    """A file name as text; bytes that are not UTF-8 are written out, and such a file is never read."""
-    return path.encode("utf-8", "backslashreplace").decode()
-
-
-def _parquet_rows(task: IndexTask) -> Iterator[dict[str, Any]]:
-    """Rows of one row group."""
-    policy = ProtectionPolicy.from_json(task.policy_json)
-    source = Storage(task.source_url)
-    assert task.parquet_path is not None, "the caller looked"
-    with source.open(task.parquet_path) as file, named(source.uri(task.parquet_path)):
-        layout = parquet_layout(open_parquet(file).schema_arrow)
-        for position, name, data, uri, columns in iter_parquet_photos(file, task.row_group, layout):
-            key = name or f"{task.parquet_path}/{task.row_group}/{position}"
-            row = {
-                "key": key,
-                "source_uri": source.uri(task.parquet_path),
-                "row_group": task.row_group,
-                "row_in_group": position,
-                "identity": task.identity,
-                "bytes_in": len(data) if data is not None else 0,
-                "columns_sha256": row_digest(columns) if columns is not None else None,
-            }
-            yield row | _describe_row(data, uri, key, policy, task.allowed_prefixes)
-
-
-def _describe_row(
-    data: bytes | None, uri: str | None, key: str, policy: ProtectionPolicy, allowed_prefixes: tuple[str, ...]
-) -> dict[str, Any]:
-    if data is None and uri is not None:
-        try:
-            data = read_uri(uri, allowed_prefixes)
-        except UriNotAllowed as error:
-            return {"reason": Reason.URI_NOT_ALLOWED.value, "detail": str(error)}
-        except (StorageUrlError, FileNotFoundError, PermissionError) as error:
-            return {"reason": Reason.UNREADABLE.value, "detail": f"the URI cannot be read: {type(error).__name__}"}
-        return {"bytes_in": len(data)} | describe(data, key, policy)
-    if data is None:
-        return {"reason": Reason.EMPTY.value, "detail": "the row has no image"}
-    return describe(data, key, policy)
 
 
 def _with_unique_keys(rows: pa.Table) -> pa.Table:
@@ -311,44 +221,6 @@ def _with_unique_keys(rows: pa.Table) -> pa.Table:
         used.add(key)
         keys.append(key)
     return rows.set_column(0, CATALOG.field("key"), pa.array(keys, pa.string()))
-
-
-def _read_photo(source: Storage, key: str, size: int, policy: ProtectionPolicy) -> dict[str, Any]:
-    """Hashes one file and checks its header; a file over the size limit is hashed without being held in memory."""
-    try:
-        if size > policy.max_bytes:
-            return {"input_sha256": _hash_stream(source, key), "reason": "too_large", "detail": f"{size} bytes"}
-        data = source.read_bytes(key)
-    except FileNotFoundError as error:
-        raise InputChanged("a listed photo is gone") from error
-    except PermissionError:
-        return {"reason": Reason.UNREADABLE.value, "detail": "the file may not be read"}
-    return describe(data, key, policy)
-
-
-def describe(data: bytes, key: str, policy: ProtectionPolicy) -> dict[str, Any]:
-    """The catalog columns that a photo's bytes decide."""
-    row: dict[str, Any] = {"input_sha256": hashlib.sha256(data).hexdigest()}
-    try:
-        header = read_header(data, policy, key)
-        mark = mark_of(data)
-    except PhotoRefused as refusal:
-        return row | {"reason": refusal.reason, "detail": refusal.detail}
-    except MemoryError:
-        return row | {"reason": Reason.OUT_OF_MEMORY.value, "detail": "its header asks for more memory than there is"}
-    except Exception as error:
-        log.error("the header of a photo could not be read: %s at %s", type(error).__name__, place_of(error))
-        return row | {"reason": Reason.INTERNAL_ERROR.value, "detail": f"{type(error).__name__} in the reader"}
-    row["mark"] = mark.pixels_sha256 if mark is not None else None
-    return row | {"format": header.format, "width": header.width, "height": header.height}
-
-
-def _hash_stream(source: Storage, key: str) -> str:
-    digest = hashlib.sha256()
-    with source.open(key) as file:
-        while chunk := file.read(HASH_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _mark_names(rows: pa.Table, taken: tuple[str, ...]) -> pa.Table:

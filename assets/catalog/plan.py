@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from rid.assets.catalog.index import PhotoIndex
 from rid.resources.mapped_tables import filter_table, iter_values, map_table
+from rid.resources.records import CatalogRow, read_records
 from rid.resources.schemas import CATALOG
 from rid.resources.storage import Storage
 
@@ -115,11 +116,10 @@ def read_catalog(catalog: DropCatalog) -> pa.Table:
         return map_table(tables, pa.schema([schema.field(column) for column in kept], schema.metadata))
 
 
-def read_shard_rows(catalog_url: str, number: int) -> list[dict[str, Any]]:
+def read_shard_rows(catalog_url: str, number: int) -> list[CatalogRow]:
     """Returns the catalog rows of one shard."""
     ((_, rows),) = read_shards(catalog_url, wanted=[number])
-    found: list[dict[str, Any]] = rows.to_pylist()
-    return found
+    return list(read_records(CatalogRow, rows))
 
 
 def read_shards(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from rid.resources.mapped_tables import iter_values
+from rid.resources.records import CatalogRow, read_records
 
 
 class CatalogRows:
@@ -36,13 +36,10 @@ class CatalogRows:
                 return number
         return None
 
-    def row(self, key: str) -> dict[str, Any] | None:
+    def row(self, key: str) -> CatalogRow | None:
         """Returns a row by its key."""
         number = self.find(key)
-        if number is None:
-            return None
-        found: dict[str, Any] = self._rows.slice(number, 1).to_pylist()[0]
-        return found
+        return next(read_records(CatalogRow, self._rows.slice(number, 1))) if number is not None else None
 
     def count(self, key: str) -> bool:
         """Counts a key; False if no row has it."""

@@ -8,15 +8,22 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 
 from rid.assets.catalog.names import name_faults
 from rid.assets.catalog.sources import InputChanged
 from rid.models.photo_files.metadata import clean_xmp
+from rid.resources.records import (
+    CatalogRow,
+    SidecarReceipt,
+    SourceSidecar,
+    read_records,
+    source_sidecars,
+    to_arrow,
+)
 from rid.resources.schemas import CATALOG
 from rid.resources.storage import FileEntry, Storage
 
@@ -31,9 +38,22 @@ class WrittenSidecar:
     path: str
     data: bytes
 
-    def receipt(self) -> dict[str, Any]:
+    def receipt(self) -> SidecarReceipt:
         """Returns its entry in the receipt of a photo."""
-        return {"path": self.path, "bytes": len(self.data), "sha256": hashlib.sha256(self.data).hexdigest()}
+        return SidecarReceipt(self.path, len(self.data), hashlib.sha256(self.data).hexdigest())
+
+
+@dataclass(frozen=True)
+class _NamedPhoto:
+    """The names that one row of a catalog takes."""
+
+    key: str
+    sidecars: tuple[SourceSidecar, ...] = source_sidecars()
+
+    def without(self, faulty: Set[str]) -> _NamedPhoto:
+        """Takes the sha256 away from sidecars of faulty names."""
+        kept = (SourceSidecar(one.path, None) if one.path in faulty else one for one in self.sidecars)
+        return _NamedPhoto(self.key, tuple(kept))
 
 
 def match_sidecars(photos: Iterable[FileEntry], sidecars: Iterable[FileEntry]) -> dict[str, tuple[FileEntry, ...]]:
@@ -52,55 +72,49 @@ def match_sidecars(photos: Iterable[FileEntry], sidecars: Iterable[FileEntry]) -
     return found
 
 
-def read_sidecars(source: Storage, paths: Iterable[str]) -> list[dict[str, Any]] | None:
+def read_sidecars(source: Storage, paths: Iterable[str]) -> tuple[SourceSidecar, ...]:
     """Returns the entries of a photo's catalog row; the sha256 of a file that cannot go along is null.
 
     Raises:
         InputChanged: if a listed file is gone.
     """
-    return [{"path": path, "sha256": _digest(source, path)} for path in paths] or None
+    return tuple(SourceSidecar(path, _digest(source, path)) for path in paths)
 
 
 def mark_sidecar_names(rows: pa.Table, taken: Iterable[str]) -> pa.Table:
     """Takes the sha256 of those sidecars away whose name is unsafe or collides, so that they stay behind."""
-    column = rows.column("sidecars").to_pylist()
-    keys = rows.column("key").to_pylist()
-    names = sorted({entry["path"] for entries in column for entry in entries or ()})
-    if not names:
+    if rows.column("sidecars").null_count == rows.num_rows:
         return rows
-    faults = name_faults([*keys, *names], taken)
-    faulty = {names[i - len(keys)] for i in faults if i >= len(keys)}
-    marked = [
-        [entry | {"sha256": None if entry["path"] in faulty else entry["sha256"]} for entry in entries]
-        if entries
-        else None
-        for entries in column
-    ]
-    field = CATALOG.field("sidecars")
-    return rows.set_column(rows.schema.get_field_index("sidecars"), field, pa.array(marked, field.type))
+    photos = list(read_records(_NamedPhoto, rows))
+    names = sorted({sidecar.path for photo in photos for sidecar in photo.sidecars})
+    faults = name_faults([*(photo.key for photo in photos), *names], taken)
+    faulty = {names[i - len(photos)] for i in faults if i >= len(photos)}
+    schema = pa.schema([CATALOG.field("sidecars")])
+    marked = to_arrow([photo.without(faulty) for photo in photos], schema)
+    return rows.set_column(rows.schema.get_field_index("sidecars"), schema.field(0), marked.column(0))
 
 
-def clean_sidecars(row: dict[str, Any]) -> Iterator[WrittenSidecar | str]:
+def clean_sidecars(row: CatalogRow) -> Iterator[WrittenSidecar | str]:
     """Reads the sidecars of a photo's catalog row, and yields each as it goes to the target, or its flags.
 
     Raises:
         InputChanged: if one is not what the catalog says.
     """
-    source = Storage(row["source_uri"].removesuffix(f"/{row['key']}"))
-    for entry in row["sidecars"] or ():
-        if entry["sha256"] is None:
+    source = Storage(row.source_uri.removesuffix(f"/{row.key}"))
+    for sidecar in row.sidecars:
+        if sidecar.sha256 is None:
             yield SIDECAR_LEFT_OUT
             continue
         try:
-            data = source.read_bytes(entry["path"])
+            data = source.read_bytes(sidecar.path)
         except FileNotFoundError as error:
             raise InputChanged("a sidecar of the plan is gone from the source") from error
-        if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+        if hashlib.sha256(data).hexdigest() != sidecar.sha256:
             raise InputChanged("a sidecar was overwritten since the drop was planned")
         block = clean_xmp(data)
         if block.renditions:
             yield "renditions_removed"
-        yield WrittenSidecar(entry["path"], block.data) if block.data else SIDECAR_LEFT_OUT
+        yield WrittenSidecar(sidecar.path, block.data) if block.data else SIDECAR_LEFT_OUT
 
 
 def _stem(path: str) -> str:

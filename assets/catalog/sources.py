@@ -12,7 +12,16 @@ from typing import Any
 import pyarrow as pa
 
 from rid.assets.catalog.uris import UriNotAllowed, read_uri
-from rid.resources.catalogs import ParquetLayout, iter_rows, named, open_parquet, parquet_layout, stored_photos
+from rid.resources.catalogs import (
+    ParquetLayout,
+    StoredPhoto,
+    iter_rows,
+    named,
+    open_parquet,
+    parquet_layout,
+    stored_photos,
+)
+from rid.resources.records import CatalogRow
 from rid.resources.schemas import Reason
 from rid.resources.storage import Storage, StorageUrlError
 
@@ -33,14 +42,14 @@ class SourcePhoto:
         name: what its Parquet row calls it, which need not be unique; for image files None.
     """
 
-    row: dict[str, Any]
+    row: CatalogRow
     data: bytes | None
     reason: Reason | None = None
     columns: pa.RecordBatch | None = None
     name: str | None = None
 
 
-def read_photos(rows: Iterable[dict[str, Any]], allowed_prefixes: Sequence[str] | None = None) -> Iterator[SourcePhoto]:
+def read_photos(rows: Iterable[CatalogRow], allowed_prefixes: Sequence[str] | None = None) -> Iterator[SourcePhoto]:
     """Yields the photos of catalog rows, in their order; at most one batch of Parquet rows is in memory.
 
     Args:
@@ -52,14 +61,14 @@ def read_photos(rows: Iterable[dict[str, Any]], allowed_prefixes: Sequence[str] 
         InputChanged: if a file is gone, or a photo's sha256 is not the catalog's.
     """
     listed = list(rows)
-    if listed and listed[0]["row_group"] is not None:
+    if listed and listed[0].row_group is not None:
         yield from _read_parquet(listed, allowed_prefixes)
         return
     for row in listed:
         yield _checked(SourcePhoto(row, *_read_file(row)))
 
 
-def read_original(row: dict[str, Any] | None) -> bytes | None:
+def read_original(row: CatalogRow | None) -> bytes | None:
     """Returns the bytes of one catalog row, or None if they cannot be read any more or are others now."""
     if row is None:
         return None
@@ -77,35 +86,36 @@ def row_digest(columns: pa.RecordBatch) -> str:
 
 def iter_parquet_photos(
     file: Any, row_group: int, layout: ParquetLayout
-) -> Iterator[tuple[int, str | None, bytes | None, str | None, pa.RecordBatch | None]]:
-    """Yields (position, name, bytes, uri, pass-through row) for each row of a row group."""
+) -> Iterator[tuple[StoredPhoto, pa.RecordBatch | None]]:
+    """Yields each row of a row group, and its pass-through columns if there are any."""
     parquet = open_parquet(file)
     names = layout.passthrough.names
     first = 0
     for batch in iter_rows(parquet, row_group, layout.photo_columns + names):
         passthrough = batch.select(names) if names else None
         for photo in stored_photos(batch, layout, first):
-            columns = passthrough.slice(photo.position - first, 1) if passthrough is not None else None
-            yield photo.position, photo.name, photo.data, photo.uri, columns
+            yield photo, passthrough.slice(photo.position - first, 1) if passthrough is not None else None
         first += batch.num_rows
 
 
-def _read_file(row: dict[str, Any]) -> tuple[bytes | None, Reason | None]:
-    if row["reason"] is not None:
-        return None, Reason(row["reason"])
+def _read_file(row: CatalogRow) -> tuple[bytes | None, Reason | None]:
+    if row.reason is not None:
+        return None, Reason(row.reason)
     try:
-        return read_uri(row["source_uri"]), None
+        return read_uri(row.source_uri), None
     except FileNotFoundError as error:
         raise InputChanged("a photo of the plan is gone from the source") from error
     except PermissionError:
         return None, Reason.UNREADABLE
 
 
-def _read_parquet(rows: list[dict[str, Any]], allowed_prefixes: Sequence[str] | None) -> Iterator[SourcePhoto]:
+def _read_parquet(rows: list[CatalogRow], allowed_prefixes: Sequence[str] | None) -> Iterator[SourcePhoto]:
     """Reads each row group once, forward: a shard's rows are a run of the file in source order."""
-    groups: dict[tuple[str, int], dict[int, dict[str, Any]]] = defaultdict(dict)
+    groups: dict[tuple[str, int], dict[int, CatalogRow]] = defaultdict(dict)
     for row in rows:
-        groups[row["source_uri"], row["row_group"]][row["row_in_group"]] = row
+        assert row.row_group is not None, "a row of Parquet has a place"
+        assert row.row_in_group is not None, "a row of Parquet has a place"
+        groups[row.source_uri, row.row_group][row.row_in_group] = row
     for (uri, row_group), wanted in groups.items():
         parent, file_name = Storage(uri).as_parent_and_name()
         try:
@@ -115,36 +125,32 @@ def _read_parquet(rows: list[dict[str, Any]], allowed_prefixes: Sequence[str] | 
         with opened as file, named(uri):
             layout = parquet_layout(open_parquet(file).schema_arrow)
             last = max(wanted)
-            for position, name, data, reference, columns in iter_parquet_photos(file, row_group, layout):
-                if position in wanted:
-                    photo = _parquet_photo(wanted[position], data, reference, columns, allowed_prefixes)
-                    yield _checked(replace(photo, name=name))
-                if position >= last:
+            for stored, columns in iter_parquet_photos(file, row_group, layout):
+                if stored.position in wanted:
+                    yield _checked(_parquet_photo(wanted[stored.position], stored, columns, allowed_prefixes))
+                if stored.position >= last:
                     break
 
 
 def _parquet_photo(
-    row: dict[str, Any],
-    data: bytes | None,
-    reference: str | None,
-    columns: pa.RecordBatch | None,
-    allowed_prefixes: Sequence[str] | None,
+    row: CatalogRow, stored: StoredPhoto, columns: pa.RecordBatch | None, allowed_prefixes: Sequence[str] | None
 ) -> SourcePhoto:
-    if row["reason"] is not None:
-        return SourcePhoto(row, None, Reason(row["reason"]), columns)
-    if data is None and reference is not None:
+    photo = SourcePhoto(row, stored.data, None, columns, stored.name)
+    if row.reason is not None:
+        return replace(photo, data=None, reason=Reason(row.reason))
+    if photo.data is None and stored.uri is not None:
         try:
-            data = read_uri(reference, allowed_prefixes)
+            return replace(photo, data=read_uri(stored.uri, allowed_prefixes))
         except UriNotAllowed:
-            return SourcePhoto(row, None, Reason.URI_NOT_ALLOWED, columns)
+            return replace(photo, reason=Reason.URI_NOT_ALLOWED)
         except (StorageUrlError, PermissionError, FileNotFoundError):
-            return SourcePhoto(row, None, Reason.UNREADABLE, columns)
-    return SourcePhoto(row, data, None if data is not None else Reason.EMPTY, columns)
+            return replace(photo, reason=Reason.UNREADABLE)
+    return photo if photo.data is not None else replace(photo, reason=Reason.EMPTY)
 
 
 def _checked(photo: SourcePhoto) -> SourcePhoto:
-    if photo.data is not None and hashlib.sha256(photo.data).hexdigest() != photo.row["input_sha256"]:
+    if photo.data is not None and hashlib.sha256(photo.data).hexdigest() != photo.row.input_sha256:
         raise InputChanged("a photo was overwritten since the drop was planned")
-    if photo.columns is not None and row_digest(photo.columns) != photo.row["columns_sha256"]:
+    if photo.columns is not None and row_digest(photo.columns) != photo.row.columns_sha256:
         raise InputChanged("a row's columns changed since the drop was planned")
     return photo

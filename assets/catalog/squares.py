@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -18,6 +17,7 @@ from rid.models.photo_files.photos import PhotoRefused
 from rid.models.photo_files.resampling import shrink, to_upright
 from rid.models.policy import ProtectionPolicy
 from rid.models.protector import colour_planes
+from rid.resources.records import CatalogRow, read_records
 from rid.resources.storage import Storage
 
 READER_EPOCH = 1  # names the squares that are kept: raised where the same photo gives other pixels
@@ -64,10 +64,10 @@ def training_photos(catalog: DropCatalog, side: int) -> Iterator[TrainingPhoto]:
     """Yields every photo of a catalog that can be decoded; one is in memory at a time."""
     rows: pa.Table = read_catalog(catalog)
     for batch in rows.to_batches():
-        yield from read_squares(batch.to_pylist(), side)
+        yield from read_squares(read_records(CatalogRow, batch), side)
 
 
-def read_squares(rows: Iterable[dict[str, Any]], side: int) -> Iterator[TrainingPhoto]:
+def read_squares(rows: Iterable[CatalogRow], side: int) -> Iterator[TrainingPhoto]:
     """Yields the photos of some rows of a catalog that can be decoded; one is in memory at a time.
 
     Raises:
@@ -82,7 +82,7 @@ def read_squares(rows: Iterable[dict[str, Any]], side: int) -> Iterator[Training
         except PhotoRefused:
             continue  # it is quarantined where the drop is protected; here it is only not learned from
         upright = to_upright(colour_planes(decoded.pixels), decoded.header.orientation)
-        yield TrainingPhoto(centre_square(upright, side), photo.row["key"], photo.columns)
+        yield TrainingPhoto(centre_square(upright, side), photo.row.key, photo.columns)
 
 
 def centre_square(upright: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:

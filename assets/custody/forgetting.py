@@ -9,9 +9,8 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from rid.assets.catalog.plan import (
     DropCatalog,
@@ -25,8 +24,7 @@ from rid.assets.catalog.plan import (
 from rid.assets.custody.forgotten_training import forget_training
 from rid.assets.custody.traces import Trace, catalogs_with, drops_with_files, names_in, shards_with
 from rid.assets.protection.published_names import published_names
-from rid.assets.protection.shards.carried_rows import recorded_salt
-from rid.assets.protection.shards.files import ShardWriter
+from rid.assets.protection.shards.files import ShardColumns, ShardRow, ShardWriter, recorded_salt
 from rid.assets.protection.shards.names import parse_shard_file, shard_file
 from rid.assets.protection.targets import find_target
 from rid.resources.catalogs import open_parquet
@@ -109,7 +107,7 @@ def _forget_in(place: _Place, keys: frozenset[str], result: Forgotten, dry_run: 
     if not known and not (catalogs and catalogs_with(catalogs, keys)):
         return
     live = set(place.table.live_files(place.drop))
-    rows = [key for path in known if path in live for (key,) in place.table.read_shard(path, ["key"]) if key in keys]
+    rows = [key for path in known if path in live for key in place.table.shard_keys(path) if key in keys]
     catalog = read_current(place.state, place.drop) if place.state is not None else None
     result.in_source += sorted(_still_there(catalog, keys)) if catalog else []
     if rows:
@@ -151,22 +149,25 @@ def _commit_without(place: _Place, catalog: DropCatalog, count: int) -> None:
     shards = list(plan_shards(catalog, salt))
     planned = {shard.work_key for shard in shards}
     replaced = [file.path for work, file in by_work.items() if work not in planned]
-    owners = {key: path for path in replaced for (key,) in place.table.read_shard(path, ["key"])}
+    columns = ShardColumns.of("table" if place.folder is None else "files", catalog)
+    owners = {key: path for path in replaced for key in place.table.shard_keys(path)}
     files = []
     for shard in shards:
         if shard.work_key in by_work:
             files.append(by_work[shard.work_key])
             continue
-        wanted = [row["key"] for row in read_shard_rows(catalog.url, shard.number)]
+        wanted = [row.key for row in read_shard_rows(catalog.url, shard.number)]
         if not owners.keys() >= set(wanted):
             raise ValueError(
                 f"drop {place.drop!r} has photos that are not protected yet: finish `rid protect` first, then forget"
             )
-        files.append(_write_shard(place, shard.work_key, wanted, owners))
+        files.append(_write_shard(place, columns, shard.work_key, wanted, owners))
     place.table.commit_drop(place.drop, files, schema, {"forgotten": str(count)})
 
 
-def _write_shard(place: _Place, work_key: str, wanted: list[str], owners: dict[str, str]) -> ShardFile:
+def _write_shard(
+    place: _Place, columns: ShardColumns, work_key: str, wanted: list[str], owners: dict[str, str]
+) -> ShardFile:
     """Writes a shard whose rows all lie in earlier ones, in the order of the catalog."""
     storage = place.table.storage
     paths = list(dict.fromkeys(owners[key] for key in wanted))
@@ -176,33 +177,33 @@ def _write_shard(place: _Place, work_key: str, wanted: list[str], owners: dict[s
     path = shard_file(place.drop, work_key, generation=generation)
     with storage.open(paths[0]) as file:
         schema = open_parquet(file).schema_arrow
-    rows = {row["key"]: row for row in _rows(storage, paths, frozenset(wanted))}
+    rows = {row.receipt.key: row for row in _rows(place, columns, paths, frozenset(wanted))}
     with tempfile.TemporaryDirectory() as temporary:
         local = Path(temporary) / "shard.parquet"
-        with ShardWriter(local, schema) as writer:
+        with ShardWriter(local, columns, schema) as writer:
             for key in wanted:
-                writer.write(rows[key] | {"work_key": work_key})
+                writer.write(replace(rows[key], receipt=replace(rows[key].receipt, work_key=work_key)))
         storage.write_file(path, local)
         return ShardFile(path, local.stat().st_size, len(wanted))
 
 
-def _rows(storage: Storage, paths: list[str], wanted: frozenset[str]) -> Iterator[dict[str, Any]]:
+def _rows(place: _Place, columns: ShardColumns, paths: list[str], wanted: frozenset[str]) -> Iterator[ShardRow]:
     for path in paths:
-        with storage.open(path) as file:
+        with place.table.storage.open(path) as file:
             parquet = open_parquet(file)
             for group in range(parquet.metadata.num_row_groups):
-                rows = parquet.read_row_group(group, use_threads=False).to_pylist()
-                yield from (row for row in rows if row["key"] in wanted)
+                rows = columns.read(parquet.read_row_group(group, use_threads=False), place.drop)
+                yield from (row for row in rows if row.receipt.key in wanted)
 
 
 def _still_there(catalog: DropCatalog, keys: frozenset[str]) -> set[str]:
     """Keys of photos whose originals can be read where they came from."""
     found = set()
     for _, rows in read_shards(catalog.url, ["key", "source_uri"]):
-        for row in rows.to_pylist():
-            if row["key"] in keys:
-                parent, name = Storage(row["source_uri"]).as_parent_and_name()
-                found |= {row["key"]} if parent.exists(name) else set()
+        for key, uri in zip(*(rows.column(i).to_pylist() for i in range(2)), strict=True):
+            if key in keys:
+                parent, name = Storage(uri).as_parent_and_name()
+                found |= {key} if parent.exists(name) else set()
     return found
 
 

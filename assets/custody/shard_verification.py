@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -19,13 +18,28 @@ from rid.assets.catalog.rows import CatalogRows
 from rid.assets.catalog.sources import read_original
 from rid.assets.custody.kept_metadata import compare_metadata
 from rid.assets.custody.verification import DropCheck, Verification
-from rid.assets.protection.shards.carried_rows import image_bytes
-from rid.resources.catalogs import open_parquet
+from rid.assets.protection.shards.files import find_photos
 from rid.resources.commits import ProtectedTable, ShardFile
 from rid.resources.schemas import CATALOG, Status
 from rid.resources.storage import Storage
 
-COLUMNS = ("key", "status", "flags", "linf_levels", "budget_levels", "psnr", "ssim")
+
+@dataclass(frozen=True)
+class _LookRow:
+    """What a receipt says of how a photo looks."""
+
+    key: str
+    status: str
+    budget_levels: int
+    linf_levels: int | None
+    psnr: float | None
+    ssim: float | None
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Key:
+    key: str
 
 
 @dataclass(frozen=True)
@@ -33,7 +47,7 @@ class VerifyTask:
     """One shard file to read back.
 
     Attributes:
-        table_url: its table.
+        table: the storage of its table.
         drop: its drop.
         path: the file, relative to the table.
         rows: photos that were committed with it.
@@ -42,7 +56,7 @@ class VerifyTask:
         sample: photos whose metadata is compared, at most.
     """
 
-    table_url: str
+    table: Storage
     drop: str
     path: str
     rows: int
@@ -99,7 +113,7 @@ def verify_shard(task: VerifyTask) -> Verified:
     Raises:
         OSError: for faults of the storage, which the caller repeats.
     """
-    table, result = ProtectedTable(Storage(task.table_url)), Verification()
+    table, result = ProtectedTable(task.table), Verification()
     originals = CatalogRows(_rows_of(task))
     DropCheck(table, table.storage, "table", task.drop, result, originals).shard(ShardFile(task.path, 0, task.rows))
     verified = Verified(
@@ -123,35 +137,20 @@ def _rows_of(task: VerifyTask) -> pa.Table:
 
 def _look(table: ProtectedTable, task: VerifyTask, originals: CatalogRows, verified: Verified) -> None:
     """Adds what the receipts say of the look, and compares the metadata of a sample."""
-    rows = [dict(zip(COLUMNS, row, strict=True)) for row in table.read_shard(task.path, COLUMNS)]
-    verified.statuses.update(row["status"] for row in rows)
-    protected = [row for row in rows if row["status"] == Status.PROTECTED]
+    rows = table.shard_records(task.path, _LookRow)
+    verified.statuses.update(row.status for row in rows)
+    protected = [row for row in rows if row.status == Status.PROTECTED]
     for row in protected:
-        verified.over_budget += not 0 < (row["linf_levels"] or 0) <= row["budget_levels"]
-        for name, values in (("psnr", verified.psnr), ("ssim", verified.ssim)):
-            if row[name] is not None:
-                values.append(row[name])
-    flags = {row["key"]: tuple(row["flags"] or ()) for row in protected}
+        verified.over_budget += not 0 < (row.linf_levels or 0) <= row.budget_levels
+        verified.psnr += [row.psnr] if row.psnr is not None else []
+        verified.ssim += [row.ssim] if row.ssim is not None else []
+    flags = {row.key: row.flags for row in protected}
     sample = heapq.nsmallest(task.sample, flags, key=lambda key: hashlib.sha256(key.encode()).digest())
-    for key, published in _photos(table, task.path, set(sample)):
+    for found, published in find_photos(table.storage, task.path, _Key, set(sample)):
+        key = found.key
         original = read_original(originals.row(key))
-        if original is not None:
+        if original is not None and published is not None:
             kept = compare_metadata(original, published, flags[key])
             verified.metadata_compared += 1
             verified.metadata_lost.update(kept.lost)
             verified.leaking += kept.leaks
-
-
-def _photos(table: ProtectedTable, path: str, wanted: set[str]) -> Iterable[tuple[str, bytes]]:
-    """Yields some photos of a shard file; a row group that holds none of them is not read."""
-    with table.storage.open(path) as file:
-        parquet = open_parquet(file)
-        columns = [name for name in ("key", "image", "content") if name in parquet.schema_arrow.names]
-        for group in range(parquet.metadata.num_row_groups):
-            keys = parquet.read_row_group(group, columns=["key"], use_threads=False).column("key").to_pylist()
-            if wanted.isdisjoint(keys):
-                continue
-            for row in parquet.read_row_group(group, columns=columns, use_threads=False).to_pylist():
-                data = image_bytes(row)
-                if row["key"] in wanted and data is not None:
-                    yield row["key"], data

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from rid.resources.catalogs import open_parquet
 from rid.resources.commits import ProtectedTable
+from rid.resources.records import SidecarReceipt, sidecar_receipts
 from rid.resources.schemas import check_drop_name
 from rid.resources.storage import Storage
 
@@ -23,6 +24,15 @@ class Trace:
 
     kind: str
     uri: str
+
+
+@dataclass(frozen=True)
+class _NamedRow:
+    """What of a receipt names files of a folder target."""
+
+    key: str
+    output_path: str | None
+    sidecars: tuple[SidecarReceipt, ...] = sidecar_receipts()
 
 
 def drops_with_files(table: ProtectedTable) -> list[str]:
@@ -47,10 +57,10 @@ def names_in(table: ProtectedTable, paths: list[str], keys: Set[str]) -> frozens
     """Returns the files of a folder target that the photos' rows in some shards name, sidecars included."""
     names: set[str] = set()
     for path in paths:
-        for key, name, sidecars in table.read_shard(path, ("key", "output_path", "sidecars")):
-            if key in keys:
-                names |= {name} if name is not None else set()
-                names |= {sidecar["path"] for sidecar in sidecars or ()}
+        for row in table.shard_records(path, _NamedRow):
+            if row.key in keys:
+                names |= {row.output_path} if row.output_path is not None else set()
+                names |= {sidecar.path for sidecar in row.sidecars}
     return frozenset(names)
 
 

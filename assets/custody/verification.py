@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -18,7 +18,7 @@ import pyarrow as pa
 from rid.assets.catalog.plan import DropCatalog, read_catalog
 from rid.assets.catalog.rows import CatalogRows
 from rid.assets.catalog.sources import read_original
-from rid.assets.protection.shards.carried_rows import image_bytes
+from rid.assets.protection.shards.files import readable_columns, stored_images
 from rid.assets.protection.targets import Target, find_target
 from rid.models.photo_files.images import decode
 from rid.models.photo_files.photos import PhotoRefused
@@ -26,24 +26,29 @@ from rid.models.policy import READ_ALL
 from rid.models.protector import colour_planes
 from rid.resources.catalogs import open_parquet
 from rid.resources.commits import ProtectedTable, ShardFile
+from rid.resources.records import CatalogRow, SidecarReceipt, read_records, sidecar_receipts
 from rid.resources.schemas import CATALOG, PHOTO_SUFFIXES, Status
 from rid.resources.storage import Storage
 from rid.resources.unfinished_files import WRITING
 
 LOSSLESS = ("PNG", "TIFF", "WEBP")
 ROWS = 64
-RECEIPT_COLUMNS = (
-    "key",
-    "status",
-    "format",
-    "flags",
-    "output_path",
-    "output_sha256",
-    "sidecars",
-    "defender_digest",
-    "policy_digest",
-    "budget_levels",
-)
+
+
+@dataclass(frozen=True)
+class _CheckedRow:
+    """What of a receipt is held against what was published."""
+
+    key: str
+    status: str
+    format: str | None
+    output_path: str | None
+    output_sha256: str | None
+    defender_digest: str
+    policy_digest: str
+    budget_levels: int
+    flags: tuple[str, ...] = ()
+    sidecars: tuple[SidecarReceipt, ...] = sidecar_receipts()
 
 
 @dataclass(frozen=True)
@@ -183,11 +188,9 @@ class DropCheck:
         try:
             with self._table.storage.open(shard.path) as file:
                 parquet = open_parquet(file)
-                columns = [
-                    name for name in (*RECEIPT_COLUMNS, "image", "content") if name in parquet.schema_arrow.names
-                ]
+                columns = readable_columns(_CheckedRow, parquet)
                 for batch in parquet.iter_batches(batch_size=ROWS, columns=columns, use_threads=False):
-                    self._batch(batch.to_pylist())
+                    self._batch(batch)
                     count += batch.num_rows
         except FileNotFoundError:
             self._add("missing", shard.path, f"the shard's file is gone, and {shard.rows} photos with it")
@@ -209,26 +212,26 @@ class DropCheck:
         for key, count in self._originals.uneven():
             self._add("rows", key, f"the photo has {count} rows" if count else "the photo has no row")
 
-    def _batch(self, rows: list[dict[str, Any]]) -> None:
-        lossless: dict[str, tuple[dict[str, Any], bytes]] = {}
-        for row in rows:
+    def _batch(self, batch: pa.RecordBatch) -> None:
+        lossless: dict[str, tuple[_CheckedRow, bytes]] = {}
+        for row, image in zip(read_records(_CheckedRow, batch), stored_images(batch), strict=True):
             self._result.photos += 1
-            if not self._originals.count(row["key"]):
-                self._strangers[row["key"]] += 1
-            if row["status"] not in {status.value for status in Status}:
-                self._add("rows", row["key"], f"status {row['status']!r} is none")
-            data = self._published_bytes(row) if row["output_sha256"] is not None else None
-            self._check_sidecars(row.get("sidecars") or ())
-            lossy = "quality_estimated" in (row["flags"] or ())
-            if data is not None and row["status"] == Status.PROTECTED and row["format"] in LOSSLESS and not lossy:
-                lossless[row["key"]] = (row, data)
+            if not self._originals.count(row.key):
+                self._strangers[row.key] += 1
+            if row.status not in {status.value for status in Status}:
+                self._add("rows", row.key, f"status {row.status!r} is none")
+            data = self._published_bytes(row, image) if row.output_sha256 is not None else None
+            self._check_sidecars(row.sidecars)
+            lossy = "quality_estimated" in row.flags
+            if data is not None and row.status == Status.PROTECTED and row.format in LOSSLESS and not lossy:
+                lossless[row.key] = (row, data)
         self._measure(lossless)
 
-    def _published_bytes(self, row: dict[str, Any]) -> bytes | None:
+    def _published_bytes(self, row: _CheckedRow, image: bytes | None) -> bytes | None:
         """The published photo if it is what its receipt says, else None and a finding."""
-        if row["status"] == Status.PROTECTED:
-            self._result.by_defender[self._drop, row["defender_digest"], row["policy_digest"]] += 1
-        name = row["output_path"] or row["key"]
+        if row.status == Status.PROTECTED:
+            self._result.by_defender[self._drop, row.defender_digest, row.policy_digest] += 1
+        name = row.output_path or row.key
         if self._kind == "files":
             self.published.add(name)
             try:
@@ -237,27 +240,27 @@ class DropCheck:
                 self._add("missing", name, "the published photo is gone")
                 return None
         else:
-            data = image_bytes(row) or b""
+            data = image or b""
         self._result.published += 1
-        if hashlib.sha256(data).hexdigest() == row["output_sha256"]:
+        if hashlib.sha256(data).hexdigest() == row.output_sha256:
             return data
         self._add("changed", name, "its sha256 is not that of its receipt")
         return None
 
-    def _check_sidecars(self, sidecars: Iterable[dict[str, Any]]) -> None:
+    def _check_sidecars(self, sidecars: Iterable[SidecarReceipt]) -> None:
         """Re-hashes the XMP files that went along with a photo."""
         for sidecar in sidecars:
-            self.published.add(sidecar["path"])
+            self.published.add(sidecar.path)
             try:
-                data = self._target.read_bytes(sidecar["path"])
+                data = self._target.read_bytes(sidecar.path)
             except FileNotFoundError:
-                self._add("missing", sidecar["path"], "the sidecar of a published photo is gone")
+                self._add("missing", sidecar.path, "the sidecar of a published photo is gone")
                 continue
             self._result.sidecars += 1
-            if hashlib.sha256(data).hexdigest() != sidecar["sha256"]:
-                self._add("changed", sidecar["path"], "its sha256 is not that of its photo's receipt")
+            if hashlib.sha256(data).hexdigest() != sidecar.sha256:
+                self._add("changed", sidecar.path, "its sha256 is not that of its photo's receipt")
 
-    def _measure(self, lossless: dict[str, tuple[dict[str, Any], bytes]]) -> None:
+    def _measure(self, lossless: dict[str, tuple[_CheckedRow, bytes]]) -> None:
         """Measures the budget of lossless photos again, against their originals."""
         for key, (row, data) in lossless.items():
             original = read_original(self._original(key))
@@ -272,16 +275,16 @@ class DropCheck:
                 continue
             self._result.budgets_checked += 1
             worst = int(cv2.absdiff(before, after).max()) if before.shape == after.shape else 256
-            if not 0 < worst <= row["budget_levels"]:
-                self._add("budget", key, f"differs by {worst} levels; 1 to {row['budget_levels']} are allowed")
+            if not 0 < worst <= row.budget_levels:
+                self._add("budget", key, f"differs by {worst} levels; 1 to {row.budget_levels} are allowed")
 
-    def _original(self, key: str) -> dict[str, Any] | None:
+    def _original(self, key: str) -> CatalogRow | None:
         """The catalog's row of a photo, which points to where the original lies now."""
         row = self._originals.row(key)
-        if row is not None and self._moved is not None:
-            before, now = self._moved
-            row["source_uri"] = now + row["source_uri"].removeprefix(before)
-        return row
+        if row is None or self._moved is None:
+            return row
+        before, now = self._moved
+        return replace(row, source_uri=now + row.source_uri.removeprefix(before))
 
     def _add(self, kind: str, name: str, detail: str) -> None:
         self._result.add(kind, self._drop, name, detail)

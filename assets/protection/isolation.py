@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rid.assets.protection.shards.task import ProbeTask, ShardResult, ShardTask, probe_photo, protect_shard
+from rid.assets.protection.shards.task import probe_photo, protect_shard
+from rid.assets.protection.shards.work import ProbeTask, ShardResult, ShardTask
 from rid.resources.dask_workers import Workers
 from rid.resources.scheduler_state import WorkersUnavailable
 
 
-def isolate(task: ShardTask, photos: int, workers: Workers) -> ShardResult:
+def isolate(task: ShardTask, workers: Workers) -> ShardResult:
     """Finds the photos that kill a worker, each in a task of its own, and does the shard without them.
 
     The death of a worker can be blamed on a neighbour's task, so that every photo is tried before one is quarantined.
     """
-    probes = [ProbeTask(task, row) for row in range(photos)]
+    probes = [ProbeTask(task, row) for row in range(task.work.shard.photos)]
     killers = [
         done.task.row
         for done in workers.run(probe_photo, probes, prefix="probe", expected=len(probes), alone=True)

@@ -8,15 +8,32 @@ finished drop costs nothing, and what was decided stays decided.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from rid.assets.catalog.plan import DropCatalog, read_shards
 from rid.resources.commits import ProtectedTable
+from rid.resources.records import columns_of, read_records
 from rid.resources.schemas import Status
 
 DIGESTS = ("pixels_sha256", "output_sha256")
+
+
+@dataclass(frozen=True)
+class _PublishedRow:
+    """What of a receipt can bear a mark out."""
+
+    status: str
+    output_sha256: str | None
+    pixels_sha256: str | None = None
+    flags: tuple[str, ...] = ()
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the photo was protected, or skipped for a receipt and not because marks were trusted."""
+        return self.status == Status.PROTECTED or (self.status == Status.SKIPPED and "mark_trusted" not in self.flags)
 
 
 def known_rows(
@@ -50,13 +67,13 @@ def _published(tables: Iterable[ProtectedTable], wanted: set[str]) -> set[str]:
     values = pa.array(sorted(wanted), pa.string())
     for table in tables if wanted else ():
         schema = table.schema()
-        columns = [name for name in ("status", "flags", *DIGESTS) if schema is not None and name in schema.names]
+        columns = [name for name in columns_of(_PublishedRow) if schema is not None and name in schema.names]
         for drop in table.drops():
             for batch in table.iter_batches(drop, columns):
                 rows = batch.filter(pc.or_kleene(*(_is_one_of(batch, name, values) for name in DIGESTS)))
-                for row in rows.to_pylist():
-                    if row["status"] == Status.PROTECTED or _was_known(row):
-                        found.update(row.get(name) for name in DIGESTS)
+                for row in read_records(_PublishedRow, rows):
+                    if row.is_known:
+                        found.update(digest for digest in (row.pixels_sha256, row.output_sha256) if digest)
     return found & wanted
 
 
@@ -64,9 +81,3 @@ def _is_one_of(batch: pa.RecordBatch, name: str, values: pa.Array) -> pa.Array:
     if name not in batch.schema.names:
         return pa.array([False] * batch.num_rows)
     return pc.is_in(batch.column(name), values)
-
-
-def _was_known(row: dict[str, object]) -> bool:
-    """Whether a photo was skipped for a receipt that bore its mark out, and not because marks were trusted."""
-    flags = row["flags"]
-    return row["status"] == Status.SKIPPED and isinstance(flags, list) and "mark_trusted" not in flags

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 
 from rid.resources.commits import ProtectedTable
+from rid.resources.records import SidecarReceipt, sidecar_receipts
 from rid.resources.storage import Storage
 
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class _NamedRow:
+    """What of a receipt names files of a folder target."""
+
+    output_path: str | None
+    sidecars: tuple[SidecarReceipt, ...] = sidecar_receipts()
+
+
 def published_names(table: ProtectedTable, drop: str) -> list[str]:
     """Names that a drop has published."""
-    schema = table.schema()
-    columns = [name for name in ("output_path", "sidecars") if schema is not None and name in schema.names]
-    rows = table.read(drop, columns).to_pylist()
-    photos = [row["output_path"] for row in rows if row["output_path"] is not None]
-    return photos + [sidecar["path"] for row in rows for sidecar in row.get("sidecars") or ()]
+    rows = list(table.iter_records(drop, _NamedRow))
+    photos = [row.output_path for row in rows if row.output_path is not None]
+    return photos + [sidecar.path for row in rows for sidecar in row.sidecars]
 
 
 def names_of_other_drops(table: ProtectedTable, drop: str) -> tuple[str, ...]:

@@ -22,10 +22,12 @@ from rid.assets.protection.isolation import isolate
 from rid.assets.protection.known_photos import known_rows
 from rid.assets.protection.published_names import names_of_other_drops, remove_unpublished
 from rid.assets.protection.request import ProtectionRequest
-from rid.assets.protection.shards.files import shard_schema
+from rid.assets.protection.shards.files import ShardColumns
 from rid.assets.protection.shards.outcomes import SIDECARS
-from rid.assets.protection.shards.task import CODE_EPOCH, ShardResult, ShardTask, protect_shard
-from rid.assets.protection.state import DropState, ShardWork, read_state
+from rid.assets.protection.shards.protectors import DefenderFile
+from rid.assets.protection.shards.task import CODE_EPOCH, protect_shard
+from rid.assets.protection.shards.work import DropWork, ShardResult, ShardTask
+from rid.assets.protection.state import DropState, read_state
 from rid.assets.protection.summary import DropSummary
 from rid.resources.commits import ProtectedTable, ShardFile
 from rid.resources.dask_workers import Workers
@@ -171,13 +173,12 @@ def _protect_missing(
     Raises:
         FailureBudgetExceeded: if too many photos are quarantined; finished shards stay and are recognised later.
     """
+    if not state.work:
+        return {}
     known = known_rows(catalog, [work.shard.number for work in state.work], _tables(request))
-    tasks = [
-        _task(request, catalog, work, guarded=workers.separate, known=known.get(work.shard.number, ()))
-        for work in state.work
-    ]
-    photos = {work.shard.work_key: work.shard.photos for work in state.work}
-    total = sum(photos.values())
+    drop = drop_work(request, catalog, guarded=workers.separate)
+    tasks = [ShardTask(drop, work, known.get(work.shard.number, ())) for work in state.work]
+    total = sum(work.shard.photos for work in state.work)
     outcomes = _count(done.outcomes for done in state.done.values())
     results: dict[str, ShardResult] = {}
     deadly: list[ShardTask] = []
@@ -197,7 +198,7 @@ def _protect_missing(
         else:
             accept(completed.task, completed.result)
     for task in deadly:
-        accept(task, isolate(task, photos[task.work_key], workers))
+        accept(task, isolate(task, workers))
     return results
 
 
@@ -215,39 +216,27 @@ def _tables(request: ProtectionRequest) -> list[ProtectedTable]:
     return list({table.url: table for table in (request.target.receipts, *request.known)}.values())
 
 
-def _task(
-    request: ProtectionRequest,
-    catalog: DropCatalog,
-    work: ShardWork,
-    *,
-    guarded: bool = False,
-    known: tuple[int, ...] = (),
-) -> ShardTask:
-    onnx = request.defender.onnx_file
-    return ShardTask(
-        drop=request.drop,
+def drop_work(request: ProtectionRequest, catalog: DropCatalog, *, guarded: bool) -> DropWork:
+    """Returns what all shards of a catalogued drop have in common.
+
+    Args:
+        request: what was asked for.
+        catalog: the drop's.
+        guarded: protect photos in a child process, as workers that other tasks share have to.
+    """
+    return DropWork(
+        name=request.drop,
         catalog_url=catalog.url,
-        shard=work.shard.number,
-        work_key=work.shard.work_key,
-        salt=request.salt(),
-        target_url=request.target.url,
-        receipts_url=request.target.receipts.url,
-        target_kind=request.target.kind,
-        layout=catalog.layout,
-        passthrough=catalog.passthrough,
-        defender_url=request.defender.location,
-        defender_digest=request.defender.digest,
-        onnx_file=onnx,
-        onnx_sha256=request.defender.config["files"][onnx],
-        policy_json=request.policy.to_json(),
+        target=request.target.storage,
+        receipts=request.target.receipts.storage,
+        columns=ShardColumns.of(request.target.kind, catalog),
+        defender=DefenderFile.of(request.defender),
+        policy=request.policy,
         budget_levels=request.budget_levels,
-        generation=work.generation,
-        again=work.again,
-        earlier=work.earlier,
+        salt=request.salt(),
+        retry=request.retry,
         allowed_prefixes=with_own_prefix(Storage(catalog.source), request.allowed_prefixes),
         guarded=guarded,
-        known=known,
-        retry=request.retry,
     )
 
 
@@ -265,8 +254,8 @@ def _by_reason(outcomes: Counter[str]) -> dict[str, int]:
 
 def _table_schema(request: ProtectionRequest, catalog: DropCatalog) -> pa.Schema:
     """The schema of the committed table: a shard's columns and the drop."""
-    columns = shard_schema(request.target.kind, catalog.layout, catalog.passthrough)
-    return columns.append(RECEIPTS.field("drop")).remove_metadata()
+    columns = ShardColumns.of(request.target.kind, catalog)
+    return columns.schema().append(RECEIPTS.field("drop")).remove_metadata()
 
 
 def _metadata(request: ProtectionRequest) -> dict[str, str]:

@@ -8,10 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from rid.assets.catalog.plan import DropCatalog, Shard, read_shard_rows
-from rid.assets.protection.shards.carried_rows import recorded_salt
+from rid.assets.protection.shards.files import recorded_salt
 from rid.assets.protection.shards.names import parse_shard_file
 from rid.assets.protection.shards.outcomes import outcome_names
+from rid.assets.protection.shards.work import ShardWork
 from rid.resources.commits import ProtectedTable, ShardFile
+from rid.resources.records import SidecarReceipt, sidecar_receipts
 from rid.resources.schemas import Reason, Status
 from rid.resources.storage import Storage
 
@@ -40,13 +42,14 @@ class LiveShard:
 
 
 @dataclass(frozen=True)
-class ShardWork:
-    """One shard that has to be done; see the fields of the same names of `shards.task.ShardTask`."""
+class _CommittedRow:
+    """What of a receipt says whether a committed shard still holds."""
 
-    shard: Shard
-    generation: int
-    again: bool
-    earlier: tuple[str, ...]
+    status: str
+    reason: str | None
+    output_path: str | None
+    bytes_out: int | None
+    sidecars: tuple[SidecarReceipt, ...] = sidecar_receipts()
 
 
 @dataclass(frozen=True)
@@ -124,11 +127,10 @@ def _live_shard(table: ProtectedTable, file: ShardFile, there: bool, outputs: di
     key, generation = parse_shard_file(file.path)
     if not there:
         return LiveShard(file, key, generation, False, Counter(), ())
-    columns = ("status", "reason", "sidecars", "output_path", "bytes_out")
-    rows = [dict(zip(columns, row, strict=True)) for row in table.read_shard(file.path, columns)]
-    outcomes = Counter(name for row in rows for name in outcome_names(row))
-    published = [(row["output_path"], row["bytes_out"]) for row in rows if row["output_path"] is not None]
-    published += [(sidecar["path"], sidecar["bytes"]) for row in rows for sidecar in row["sidecars"] or ()]
+    rows = table.shard_records(file.path, _CommittedRow)
+    outcomes = Counter(name for row in rows for name in outcome_names(row.status, row.reason, len(row.sidecars)))
+    published = [(row.output_path, row.bytes_out) for row in rows if row.output_path is not None]
+    published += [(sidecar.path, sidecar.bytes) for row in rows for sidecar in row.sidecars]
     whole = outputs is None or all(outputs.get(path) == size for path, size in published)
     return LiveShard(file, key, generation, whole, outcomes, tuple(path for path, _ in published))
 
@@ -143,11 +145,11 @@ def _owners_of_keys(table: ProtectedTable, stale: list[LiveShard], salt: str) ->
         return {}
     if recorded_salt(table.storage, paths[0]) != salt:
         return {}
-    return {key: path for path in paths for (key,) in table.read_shard(path, ["key"])}
+    return {key: path for path in paths for key in table.shard_keys(path)}
 
 
 def _earlier(catalog: DropCatalog, shard: Shard, owners: dict[str, str]) -> tuple[str, ...]:
     if not owners:
         return ()
     rows = read_shard_rows(catalog.url, shard.number)
-    return tuple(sorted({owners[row["key"]] for row in rows if row["key"] in owners}))
+    return tuple(sorted({owners[row.key] for row in rows if row.key in owners}))

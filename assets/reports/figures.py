@@ -6,7 +6,6 @@ import csv
 import hashlib
 import heapq
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, TextIO
 
@@ -14,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rid.resources.commits import ProtectedTable
-from rid.resources.schemas import RECEIPTS, Status
+from rid.resources.records import Receipt, SidecarReceipt, columns_of
+from rid.resources.schemas import Status
 
 LISTED = 200  # quarantined photos that a report names; the CSV file beside it names all
-COLUMNS = [name for name in RECEIPTS.names if name != "drop"]
+COLUMNS = [name for name in columns_of(Receipt) if name != "drop"]
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -90,27 +90,28 @@ def read_figures(table: ProtectedTable, drop: str, sample: int, seed: int, rows_
     defender = policy = ""
     writer = csv.writer(rows_to)
     writer.writerow(COLUMNS)
-    for row in _rows(table, drop):
+    for row in table.iter_records(drop, Receipt):
         photos += 1
-        writer.writerow([_cell(row[name]) for name in COLUMNS])
-        counters["status"][row["status"]] += 1
-        policy, budget = row["policy_digest"], row["budget_levels"]
-        if row["status"] != Status.PROTECTED:
-            counters["reason"][row["reason"] or ""] += 1
-            if row["status"] == Status.QUARANTINED and len(held_back) < LISTED:
-                held_back.append((row["key"], row["reason"] or "", row["detail"] or ""))
+        writer.writerow([_cell(getattr(row, name)) for name in COLUMNS])
+        counters["status"][row.status] += 1
+        policy, budget = row.policy_digest, row.budget_levels
+        if row.status != Status.PROTECTED:
+            counters["reason"][row.reason or ""] += 1
+            if row.status == Status.QUARANTINED and len(held_back) < LISTED:
+                held_back.append((row.key, row.reason or "", row.detail or ""))
             continue
-        defender = row["defender_digest"]
-        counters["format"][row["format"] or ""] += 1
-        counters["engine"][row["engine"]] += 1
-        counters["flag"].update(row["flags"] or ())
-        bytes_in, bytes_out = bytes_in + row["bytes_in"], bytes_out + row["bytes_out"]
-        largest = max(largest, row["linf_levels"] or 0)
+        defender = row.defender_digest
+        counters["format"][row.format or ""] += 1
+        counters["engine"][row.engine] += 1
+        counters["flag"].update(row.flags)
+        bytes_in, bytes_out = bytes_in + row.bytes_in, bytes_out + (row.bytes_out or 0)
+        largest = max(largest, row.linf_levels or 0)
         for name, found in values.items():
-            if row[name] is not None and np.isfinite(row[name]):
-                found.append(row[name])
-        rank = int.from_bytes(hashlib.sha256(f"{seed}\n{row['key']}".encode()).digest()[:8], "big")
-        heapq.heappush(chosen, (-rank, row["key"]))
+            value = getattr(row, name)
+            if value is not None and np.isfinite(value):
+                found.append(value)
+        rank = int.from_bytes(hashlib.sha256(f"{seed}\n{row.key}".encode()).digest()[:8], "big")
+        heapq.heappush(chosen, (-rank, row.key))
         if len(chosen) > sample:
             heapq.heappop(chosen)
     return DropFigures(
@@ -132,11 +133,6 @@ def read_figures(table: ProtectedTable, drop: str, sample: int, seed: int, rows_
     )
 
 
-def _rows(table: ProtectedTable, drop: str) -> Iterator[dict[str, Any]]:
-    for batch in table.iter_batches(drop, COLUMNS, rows=4096):
-        yield from batch.to_pylist()
-
-
 def spread(values: NDArray[np.float32], *, worst: Literal["least", "most"] = "least") -> Spread:
     """Returns how a measure is spread; `worst` says which of its ends is bad."""
     low, median, high = (float(value) for value in np.percentile(values, [5, 50, 95]))
@@ -145,8 +141,8 @@ def spread(values: NDArray[np.float32], *, worst: Literal["least", "most"] = "le
 
 def _cell(value: Any) -> Any:
     """A value for CSV; text that a spreadsheet would run as a formula gets an apostrophe in front."""
-    if isinstance(value, list):
-        return " ".join(one if isinstance(one, str) else one["path"] for one in value)
+    if isinstance(value, tuple):
+        return " ".join(one.path if isinstance(one, SidecarReceipt) else one for one in value)
     if isinstance(value, str) and value.startswith(FORMULA):
         return f"'{value}"
     return value

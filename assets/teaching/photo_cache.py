@@ -32,6 +32,7 @@ from rid.assets.catalog.plan import DropCatalog, read_shards
 from rid.assets.catalog.squares import READER_EPOCH, read_squares
 from rid.assets.teaching.array_files import ArrayWriter, items_in, local_files
 from rid.resources.dask_workers import Workers
+from rid.resources.records import CatalogRow, read_records
 from rid.resources.storage import Storage
 from rid.training.sharded_array import ShardedArray
 from rid.training.teachers.units import photo_digest
@@ -179,8 +180,8 @@ class PhotoCache:
 def cut_squares(task: SquaresTask) -> int:
     """Decodes the photos of a task, writes their squares and returns how many there are; one is in memory at a time."""
     storage, wanted = Storage(task.folder), [int(number) for number in task.shards.split(",")]
-    rows = [row for _, shard in read_shards(task.catalog, wanted=wanted) for row in shard.to_pylist()]
-    place = {row["key"]: number for number, row in enumerate(rows)}
+    rows = [row for _, shard in read_shards(task.catalog, wanted=wanted) for row in read_records(CatalogRow, shard)]
+    place = {row.key: number for number, row in enumerate(rows)}
     places, digests = [], []
     with tempfile.TemporaryDirectory() as temporary:
         file = Path(temporary) / "squares.npy"

@@ -155,9 +155,10 @@ def _count_and_sample(listing: Any, allowed_prefixes: tuple[str, ...]) -> tuple[
         with base.open(entry.path) as file:
             photos += open_parquet(file).metadata.num_rows
             if not sample:
-                for _, _, data, uri, _ in iter_parquet_photos(file, 0, listing.layout):
+                for stored, _ in iter_parquet_photos(file, 0, listing.layout):
                     with contextlib.suppress(OSError, ValueError):  # a photo that cannot be read is no sample
-                        sample = data or (read_uri(uri, with_own_prefix(base, allowed_prefixes)) if uri else b"")
+                        read = stored.uri and read_uri(stored.uri, with_own_prefix(base, allowed_prefixes))
+                        sample = stored.data or read or b""
                     break
     return photos, sample
 

@@ -15,7 +15,8 @@ from rid.assets.catalog.plan import read_current
 from rid.assets.custody.verification import verify_target
 from rid.assets.protection.known_photos import known_rows
 from rid.assets.protection.run import RowsDoNotAddUp, run_drop
-from rid.assets.protection.shards.task import ShardTask, protect_shard
+from rid.assets.protection.shards.task import protect_shard
+from rid.assets.protection.shards.work import ShardTask
 from rid.assets.protection.targets import Target
 from rid.models.photo_files.images import decode, mark_of
 from rid.models.policy import READ_ALL, ProtectionPolicy

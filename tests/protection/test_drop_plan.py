@@ -22,6 +22,7 @@ from rid.assets.catalog.plan import (
 )
 from rid.models.policy import ProtectionPolicy
 from rid.resources.dask_workers import Workers
+from rid.resources.records import CatalogRow, read_records, to_arrow
 from rid.resources.schemas import CATALOG
 from rid.resources.storage import Storage
 
@@ -122,15 +123,15 @@ def test_shards_share_row_groups_and_are_read_alone(tmp_path: Path, monkeypatch:
     assert pq.ParquetFile(catalog.url).num_row_groups == 2
     alone = [read_shard_rows(catalog.url, shard.number) for shard in shards]
     assert [len(part) for part in alone] == [shard.photos for shard in shards]
-    assert [row for part in alone for row in part] == read_catalog(catalog).to_pylist()
+    assert [row for part in alone for row in part] == list(read_records(CatalogRow, read_catalog(catalog)))
     some = dict(read_shards(catalog.url, ["key"], wanted=[70, 3]))
     assert {number: part.column("key").to_pylist() for number, part in some.items()} == {
-        number: [row["key"] for row in alone[number]] for number in (3, 70)
+        number: [row.key for row in alone[number]] for number in (3, 70)
     }
 
     with pq.ParquetWriter(tmp_path / "old.parquet", CATALOG) as writer:  # as an earlier version wrote it
         for part in alone:
-            writer.write_table(pa.Table.from_pylist(part, schema=CATALOG))
+            writer.write_table(to_arrow(part, CATALOG))
     old = replace(catalog, url=str(tmp_path / "old.parquet"))
     assert list(plan_shards(old, "salt")) == shards
     assert read_shard_rows(old.url, 70) == alone[70]

@@ -40,7 +40,7 @@ from small_catalogs import request_for, run, tree, write_parquet, write_photos
 from tiny_defender import write_tiny_defender
 from worker_functions import kill_on_read
 
-from rid.assets.catalog.index import index_photos
+from rid.assets.catalog.index_task import index_photos
 from rid.assets.custody.verification import verify_target
 from rid.assets.protection.run import run_drop
 from rid.models.policy import ProtectionPolicy

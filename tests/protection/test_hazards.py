@@ -40,7 +40,7 @@ from s3_server import SECRET, S3Server
 from small_catalogs import HERE, photo_bytes, request_for, run, tree, write_parquet, write_photos
 from tiny_defender import build_model, write_tiny_defender
 
-from rid.assets.catalog.index import describe
+from rid.assets.catalog.index_task import describe
 from rid.assets.catalog.uris import UriNotAllowed, read_uri, with_own_prefix
 from rid.assets.protection.run import run_drop
 from rid.models.engines import OnnxEngine
@@ -48,6 +48,7 @@ from rid.models.policy import ProtectionPolicy
 from rid.models.protector import Protector
 from rid.resources.commits import ProtectedTable
 from rid.resources.dask_workers import Workers
+from rid.resources.records import CatalogRow
 from rid.resources.schemas import IMAGE
 from rid.resources.storage import Storage, StorageUrlError
 
@@ -129,6 +130,12 @@ def family(pid: int) -> list[psutil.Process]:
         return []
 
 
+def indexed(data: bytes, name: str) -> CatalogRow:
+    """The catalog's row of a photo."""
+    row = CatalogRow(key=name, source_uri=name, identity="", bytes_in=len(data))
+    return describe(row, data, ProtectionPolicy())
+
+
 def listing(place: Path) -> dict[str, tuple[int, int]]:
     """Size and modification time of every file and link, by path; folders by path alone."""
     found = {}
@@ -148,9 +155,9 @@ def test_hostile_metadata_costs_little_time_and_no_photo(name: str):
     data = odd_metadata()[name]
     protector = Protector(OnnxEngine(build_model()), ProtectionPolicy(), 6)
     began = time.process_time()
-    row = describe(data, name, ProtectionPolicy())
+    row = indexed(data, name)
     assert time.process_time() - began < 1.0, "a header is read where there is no deadline"
-    assert row.get("reason") is None
+    assert row.reason is None
     result = protector.protect(data, name)
     assert time.process_time() - began < 8.0
     assert result.survival_gain > 0.3
@@ -168,8 +175,8 @@ def test_many_markers_cost_neither_time_nor_memory():
     }
     for name, data in hostile.items():
         began = time.process_time()
-        row = describe(data, name, ProtectionPolicy())
-        assert row["reason"] in ("decode_error", "animated"), (name, row)
+        row = indexed(data, name)
+        assert row.reason in ("decode_error", "animated"), (name, row)
         assert time.process_time() - began < 2.0, name
 
 
@@ -203,7 +210,7 @@ def test_no_program_is_started_for_a_photo(monkeypatch: pytest.MonkeyPatch, tmp_
     protector = Protector(OnnxEngine(build_model()), ProtectionPolicy(), 6)
     for name, (data, fate) in hostile_files(tmp_path / "trap").items():
         if fate == "unsupported_format":
-            assert describe(data, name, ProtectionPolicy())["reason"] == fate
+            assert indexed(data, name).reason == fate
             with pytest.raises(Exception, match=fate):
                 protector.protect(data, name)
     assert not (tmp_path / "trap").exists()

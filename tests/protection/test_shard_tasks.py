@@ -10,10 +10,10 @@ from tiny_defender import write_tiny_defender
 from rid.assets.catalog.plan import plan_shards
 from rid.assets.catalog.sources import InputChanged
 from rid.assets.protection.request import ProtectionRequest
-from rid.assets.protection.run import _task, catalogue
+from rid.assets.protection.run import catalogue, drop_work
 from rid.assets.protection.shards.overlap import WriteBehind, ordered_map, read_ahead
-from rid.assets.protection.shards.task import ProbeTask, ShardTask, probe_photo, protect_shard
-from rid.assets.protection.state import ShardWork
+from rid.assets.protection.shards.task import probe_photo, protect_shard
+from rid.assets.protection.shards.work import ProbeTask, ShardTask, ShardWork
 from rid.models.protector import Protector, ZeroPerturbation
 from rid.resources.dask_workers import Workers
 from rid.resources.defender_files import DefenderCorrupt
@@ -24,7 +24,12 @@ def first_task(request: ProtectionRequest) -> ShardTask:
     with Workers(HERE) as workers:
         catalog = catalogue(request, workers)
     shard = next(plan_shards(catalog, request.salt()))
-    return _task(request, catalog, ShardWork(shard, 0, False, ()))
+    return ShardTask(drop_work(request, catalog, guarded=False), ShardWork(shard))
+
+
+def after(task: ShardTask, path: str) -> ShardTask:
+    """The same photos as another shard that may carry rows over."""
+    return replace(task, work=ShardWork(replace(task.work.shard, work_key="0" * 64), earlier=(path,)))
 
 
 @pytest.fixture
@@ -34,7 +39,7 @@ def request_(tmp_path: Path) -> ProtectionRequest:
 
 
 def receipts_of(task: ShardTask, path: str) -> list[dict]:
-    with Storage(task.receipts_url).open(path) as file:
+    with task.drop.receipts.open(path) as file:
         return pq.ParquetFile(file, page_checksum_verification=True).read().to_pylist()
 
 
@@ -151,7 +156,7 @@ def test_a_lost_output_is_redone_alone_with_the_same_bytes(request_: ProtectionR
     first = protect_shard(task)
     before = tree(request_.target.url)
     (tmp_path / "out" / "p002.jpg").unlink()
-    redone = protect_shard(replace(task, again=True, earlier=(first.path,)))
+    redone = protect_shard(replace(task, work=replace(task.work, again=True, earlier=(first.path,))))
     assert (redone.computed, redone.written, redone.path) == (1, False, first.path)
     assert tree(request_.target.url) == before
 
@@ -159,7 +164,7 @@ def test_a_lost_output_is_redone_alone_with_the_same_bytes(request_: ProtectionR
 def test_rows_of_other_work_are_not_carried_over(request_: ProtectionRequest):
     task = first_task(request_)
     first = protect_shard(task)
-    other = replace(task, work_key="0" * 64, salt="other", earlier=(first.path,))
+    other = replace(after(task, first.path), drop=replace(task.drop, salt="other"))
     assert protect_shard(other).computed == 5
 
 
@@ -168,7 +173,7 @@ def test_table_rows_are_carried_over_with_their_bytes(tmp_path: Path):
     request = request_for(tmp_path / "in", tmp_path / "out", tmp_path / "defender", target_kind="table")
     task = first_task(request)
     first = protect_shard(task)
-    copied = protect_shard(replace(task, work_key="0" * 64, earlier=(first.path,)))
+    copied = protect_shard(after(task, first.path))
     assert (first.computed, copied.computed) == (6, 0)
     one, two = receipts_of(task, first.path), receipts_of(task, copied.path)
     assert [row | {"work_key": ""} for row in one] == [row | {"work_key": ""} for row in two]

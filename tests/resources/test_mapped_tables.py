@@ -9,12 +9,20 @@ import pytest
 
 from rid.assets.catalog.rows import CatalogRows
 from rid.resources.mapped_tables import SLICE, filter_table, iter_values, map_table, sort_table
+from rid.resources.records import CatalogRow
 
 SCHEMA = pa.schema([("key", pa.string()), ("number", pa.int64())])
 
 
 def table(numbers: list[int]) -> pa.Table:
     return pa.table({"key": [f"photo {n}" for n in numbers], "number": numbers}, schema=SCHEMA)
+
+
+def catalogued(numbers: pa.Table) -> pa.Table:
+    """The rows as a catalog has them."""
+    nothing = pa.array([""] * numbers.num_rows)
+    columns = {"source_uri": nothing, "identity": nothing, "bytes_in": numbers.column("number")}
+    return pa.table({"key": numbers.column("key"), **columns})
 
 
 @pytest.fixture
@@ -51,8 +59,8 @@ def test_rows_are_sorted_and_filtered_across_slices(scrambled: pa.Table) -> None
 
 
 def test_catalog_rows_are_found_and_counted(scrambled: pa.Table) -> None:
-    rows = CatalogRows(scrambled)
-    assert rows.row("photo 12345") == {"key": "photo 12345", "number": 12345}
+    rows = CatalogRows(catalogued(scrambled))
+    assert rows.row("photo 12345") == CatalogRow(key="photo 12345", source_uri="", identity="", bytes_in=12345)
     assert rows.row("stranger") is None
     assert not rows.count("stranger")
     for number in range(scrambled.num_rows):
@@ -65,6 +73,7 @@ def test_catalog_rows_are_found_and_counted(scrambled: pa.Table) -> None:
 
 def test_keys_whose_hashes_are_equal_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rid.assets.catalog.rows.hash", lambda key: 7, raising=False)
-    rows = CatalogRows(table([1, 2, 3]))
-    assert [rows.row(f"photo {n}")["number"] for n in (1, 2, 3)] == [1, 2, 3]
+    rows = CatalogRows(catalogued(table([1, 2, 3])))
+    found = [rows.row(f"photo {n}") for n in (1, 2, 3)]
+    assert [row.bytes_in for row in found if row is not None] == [1, 2, 3]
     assert rows.row("photo 4") is None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rid.assets.catalog.index import IndexTask, index_photos
+from rid.assets.catalog.index_task import IndexTask, index_photos
 from rid.models.guarded_protector import GuardedProtector
 
 REAL_PROTECT = GuardedProtector.protect
@@ -73,7 +73,7 @@ class Poisoned:
 
 def kill_on_read(task: IndexTask) -> Any:
     """Indexes photos on a worker that dies when one of them is called deadly.jpg."""
-    if any(photo[0] == "deadly.jpg" for photo in task.photos):
+    if any(photo.path == "deadly.jpg" for photo in task.photos):
         os.kill(os.getpid(), signal.SIGKILL)
     return index_photos(task)
 

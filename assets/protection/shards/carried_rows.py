@@ -8,15 +8,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import pyarrow.parquet as pq
-
+from rid.assets.protection.shards.files import ShardColumns, ShardRow, shard_salt
 from rid.resources.catalogs import open_parquet
+from rid.resources.records import Receipt, SidecarReceipt, columns_of, read_records, sidecar_receipts
 from rid.resources.schemas import Status
 from rid.resources.storage import Storage
-
-SALT_KEY = b"rid"  # schema metadata of a shard file: what decided its bytes beside the photos
 
 
 @dataclass(frozen=True)
@@ -26,43 +23,65 @@ class _Place:
     row: int
 
 
-def shard_salt(parquet: pq.ParquetFile) -> str:
-    """Returns what a shard file says of the work that made it; "" if it says nothing."""
-    metadata: dict[bytes, bytes] = parquet.schema_arrow.metadata or {}
-    return metadata.get(SALT_KEY, b"").decode()
+@dataclass(frozen=True)
+class _EarlierRow:
+    """What says whether a row may be carried over."""
+
+    key: str
+    input_sha256: str | None
+    status: str
+    reason: str | None
 
 
-def recorded_salt(receipts: Storage, path: str) -> str:
-    """What a shard file in a table's storage says of the work that made it."""
-    with receipts.open(path) as file:
-        return shard_salt(open_parquet(file))
+@dataclass(frozen=True)
+class PublishedRow:
+    """What of a receipt says whether its photo is done."""
+
+    status: str
+    reason: str | None
+    output_path: str | None
+    output_sha256: str | None
+    sidecars: tuple[SidecarReceipt, ...] = sidecar_receipts()
 
 
 class CarriedRows:
     """Finds rows in earlier shard files; one row group of each file is in memory at a time."""
 
-    def __init__(self, receipts: Storage, paths: Sequence[str], salt: str, retry: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        receipts: Storage,
+        paths: Sequence[str],
+        salt: str,
+        *,
+        drop: str,
+        columns: ShardColumns,
+        retry: Sequence[str] = (),
+    ) -> None:
         """Indexes the rows of the files at `paths`.
 
         Args:
             receipts: the table's storage.
             paths: earlier shard files; one that is gone or was made by other work is passed over.
             salt: what decides the output of the present work.
+            drop: its name.
+            columns: of its files.
             retry: reasons whose rows are passed over; if there are none, every quarantined row is.
         """
         self._retry = retry
         self._receipts = receipts
+        self._drop = drop
+        self._columns = columns
         self._places: dict[tuple[str, str], _Place] = {}
-        self._loaded: dict[str, tuple[int, list[dict[str, Any]]]] = {}
+        self._loaded: dict[str, tuple[int, list[ShardRow]]] = {}
         for path in paths:
             try:
                 self._index(path, salt)
             except FileNotFoundError:
                 continue
 
-    def find(self, key: str, input_sha256: str | None) -> dict[str, Any] | None:
-        """Returns the earlier row of a photo, its image included, or None."""
-        place = self._places.get((key, input_sha256 or ""))
+    def find(self, key: str, input_sha256: str | None) -> ShardRow | None:
+        """Returns the earlier row of a photo, its image included, or None; one that was never read has none."""
+        place = self._places.get((key, input_sha256)) if input_sha256 is not None else None
         return self._group(place)[place.row] if place is not None else None
 
     def _index(self, path: str, salt: str) -> None:
@@ -71,34 +90,26 @@ class CarriedRows:
             if shard_salt(parquet) != salt:
                 return
             for group in range(parquet.metadata.num_row_groups):
-                columns = ["key", "input_sha256", "status", "reason"]
-                rows = parquet.read_row_group(group, columns=columns, use_threads=False)
-                for i, row in enumerate(rows.to_pylist()):
-                    held = row["status"] == Status.QUARANTINED and not self._retry
-                    if not held and row["reason"] not in self._retry:
-                        self._places[row["key"], row["input_sha256"]] = _Place(path, group, i)
+                rows = parquet.read_row_group(group, columns=list(columns_of(_EarlierRow)), use_threads=False)
+                for i, row in enumerate(read_records(_EarlierRow, rows)):
+                    held = row.status == Status.QUARANTINED and not self._retry
+                    if row.input_sha256 is not None and not held and row.reason not in self._retry:
+                        self._places[row.key, row.input_sha256] = _Place(path, group, i)
 
-    def _group(self, place: _Place) -> list[dict[str, Any]]:
+    def _group(self, place: _Place) -> list[ShardRow]:
         loaded = self._loaded.get(place.path)
         if loaded is None or loaded[0] != place.row_group:
             with self._receipts.open(place.path) as file:
-                rows = open_parquet(file).read_row_group(place.row_group, use_threads=False).to_pylist()
-            self._loaded[place.path] = loaded = (place.row_group, rows)
+                rows = open_parquet(file).read_row_group(place.row_group, use_threads=False)
+                found = self._columns.read(rows, self._drop)
+            self._loaded[place.path] = loaded = (place.row_group, found)
         return loaded[1]
 
 
-def image_bytes(row: dict[str, Any]) -> bytes | None:
-    """The photo in a row of a protected table, in either of its forms; None if the row has none."""
-    if row.get("image") is not None:
-        data: bytes | None = row["image"]["bytes"]
-        return data
-    return row.get("content")
-
-
-def is_published(target: Storage, row: dict[str, Any]) -> bool:
+def is_published(target: Storage, receipt: Receipt | PublishedRow) -> bool:
     """Whether the files that a receipt names are in the target with their recorded sha256."""
-    recorded = {row["output_path"]: row["output_sha256"]}
-    recorded |= {sidecar["path"]: sidecar["sha256"] for sidecar in row["sidecars"] or ()}
+    recorded = {receipt.output_path: receipt.output_sha256} if receipt.output_path is not None else {}
+    recorded |= {sidecar.path: sidecar.sha256 for sidecar in receipt.sidecars}
     try:
         return all(hashlib.sha256(target.read_bytes(path)).hexdigest() == digest for path, digest in recorded.items())
     except FileNotFoundError:

@@ -1,62 +1,172 @@
-"""The Parquet file of a shard: its columns, how it is written, and how a row becomes a receipt."""
+"""The Parquet file of a shard: its columns, how its rows are written and read, and what it says of the work.
+
+A file has receipts; in a table it has the photos and the pass-through columns of their source beside them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from rid.assets.catalog.plan import DropCatalog
 from rid.assets.catalog.sources import SourcePhoto
-from rid.assets.protection.shards.carried_rows import SALT_KEY
+from rid.resources.catalogs import open_parquet
+from rid.resources.records import Receipt, Record, column_values, columns_of, read_records
 from rid.resources.schemas import IMAGE, RECEIPTS
+from rid.resources.storage import Storage
 
 ROW_GROUP_PHOTOS = 64
 STATISTICS = ("key", "status", "reason", "output_sha256", "input_sha256")
+SALT_KEY = b"rid"  # schema metadata of a shard file: what decided its bytes beside the photos
+IMAGE_COLUMNS = ("image", "content")  # either holds a table's photos
 
 TargetKind = Literal["files", "table"]
 
 
-def passthrough_schema(serialised: str) -> pa.Schema:
-    """Reads the schema of the pass-through columns, as `rid.assets.catalog.plan.DropCatalog` holds it."""
-    return pa.ipc.read_schema(pa.BufferReader(bytes.fromhex(serialised))) if serialised else pa.schema([])
+@dataclass(frozen=True)
+class ShardRow:
+    """One row of a shard's file.
+
+    Attributes:
+        receipt: what became of the photo.
+        name: what the source calls the photo; in a table alone.
+        image: the published photo; in a table alone, and None for one that is held back.
+        passthrough: values of the source's other columns; in a table alone.
+    """
+
+    receipt: Receipt
+    name: str | None = None
+    image: bytes | None = None
+    passthrough: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
-def shard_schema(target_kind: TargetKind, layout: str, passthrough: str, salt: str = "") -> pa.Schema:
-    """The columns of a shard's file; the drop is the table's partition and not among them.
+@dataclass(frozen=True)
+class ShardColumns:
+    """The columns of a drop's shard files; the drop is the table's partition and not among them.
+
+    Attributes:
+        target_kind: "files" has receipts alone, "table" the photos and the pass-through columns too.
+        layout: "files", or the Parquet layout of the source: "image", "content", "uri".
+        passthrough: the schema of the pass-through columns.
+    """
+
+    target_kind: TargetKind
+    layout: str
+    passthrough: pa.Schema
+
+    @classmethod
+    def of(cls, target_kind: TargetKind, catalog: DropCatalog) -> ShardColumns:
+        """Returns the columns of a catalogued drop in a kind of target."""
+        serialised = bytes.fromhex(catalog.passthrough)
+        schema = pa.ipc.read_schema(pa.BufferReader(serialised)) if serialised else pa.schema([])
+        return cls(target_kind, catalog.layout, schema)
+
+    def schema(self, salt: str = "") -> pa.Schema:
+        """Returns the schema of a file that records `salt`; see `rid.assets.catalog.plan.plan_shards`."""
+        receipt = [column for column in RECEIPTS if column.name != "drop"]
+        if self.target_kind == "files":
+            return pa.schema(receipt, metadata={SALT_KEY: salt.encode()})
+        photo = {
+            "files": [pa.field("image", IMAGE)],
+            "image": [pa.field("image", IMAGE)],
+            "content": [pa.field("path", pa.string()), pa.field("content", pa.binary())],
+            "uri": [pa.field("uri", pa.string()), pa.field("image", IMAGE)],
+        }[self.layout]
+        metadata = {**(self.passthrough.metadata or {}), SALT_KEY: salt.encode()}
+        return pa.schema([*photo, *self.passthrough, *receipt], metadata=metadata)
+
+    def row(self, receipt: Receipt, photo: SourcePhoto, image: bytes | None) -> ShardRow:
+        """Returns the row of a photo that was read from its source."""
+        if self.target_kind == "files":
+            return ShardRow(receipt)
+        passthrough = photo.columns.to_pylist()[0] if photo.columns is not None else {}
+        return ShardRow(receipt, photo.row.key if self.layout == "files" else photo.name, image, passthrough)
+
+    def to_columns(self, row: ShardRow) -> dict[str, Any]:
+        """Returns a row's values by column, as Arrow takes them."""
+        values = dict(row.passthrough) | column_values(row.receipt)
+        if self.target_kind == "files":
+            return values
+        image = {"bytes": row.image, "path": row.name} if row.image is not None else None
+        if self.layout == "content":
+            return values | {"path": row.name, "content": row.image}
+        return values | {"image": image} | ({"uri": row.name} if self.layout == "uri" else {})
+
+    def read(self, rows: pa.Table, drop: str) -> list[ShardRow]:
+        """Returns rows of a file of this drop."""
+        receipts = read_records(Receipt, rows, drop=drop)
+        if self.target_kind == "files":
+            return [ShardRow(receipt) for receipt in receipts]
+        there = [name for name in self.passthrough.names if name in rows.schema.names]
+        passthrough = rows.select(there).to_pylist() if there else [{} for _ in range(rows.num_rows)]
+        every = zip(receipts, self._names(rows), stored_images(rows), passthrough, strict=True)
+        return [ShardRow(*parts) for parts in every]
+
+    def _names(self, rows: pa.Table) -> list[str | None]:
+        """What the source called the photos, as far as a file keeps it."""
+        column = {"content": "path", "uri": "uri"}.get(self.layout)
+        names = rows.column(column) if column else pc.struct_field(rows.column("image"), "path")
+        found: list[str | None] = names.to_pylist()
+        return found
+
+
+def stored_images(rows: pa.Table | pa.RecordBatch) -> list[bytes | None]:
+    """Returns the photos in rows of a table, in either of its forms; None for a row without one, or a folder's row."""
+    images: list[bytes | None] = [None] * rows.num_rows
+    if "image" in rows.schema.names:
+        images = pc.struct_field(rows.column("image"), "bytes").to_pylist()
+    elif "content" in rows.schema.names:
+        images = rows.column("content").to_pylist()
+    return images
+
+
+def readable_columns(kind: type[Any], parquet: pq.ParquetFile) -> list[str]:
+    """Returns those columns of a record that a shard's file has, and the photos where it holds them."""
+    return [name for name in (*columns_of(kind), *IMAGE_COLUMNS) if name in parquet.schema_arrow.names]
+
+
+def find_photos(
+    receipts: Storage, path: str, kind: type[Record], wanted: Set[str]
+) -> Iterator[tuple[Record, bytes | None]]:
+    """Yields rows of some photos as records, each with its photo where the file holds it.
+
+    A row group without any of them is not read.
 
     Args:
-        target_kind: "files" has receipts alone, "table" the photos and the pass-through columns too.
-        layout: "files", or the Parquet layout: "image", "content", "uri".
-        passthrough: the serialised schema of the pass-through columns, hexadecimal.
-        salt: recorded in the file; see `rid.assets.catalog.plan.plan_shards`.
+        receipts: the table's storage.
+        path: of a shard file in it.
+        kind: of the records.
+        wanted: keys of the photos.
     """
-    receipt = [column for column in RECEIPTS if column.name != "drop"]
-    if target_kind == "files":
-        return pa.schema(receipt, metadata={SALT_KEY: salt.encode()})
-    columns = passthrough_schema(passthrough)
-    photo = {
-        "files": [pa.field("image", IMAGE)],
-        "image": [pa.field("image", IMAGE)],
-        "content": [pa.field("path", pa.string()), pa.field("content", pa.binary())],
-        "uri": [pa.field("uri", pa.string()), pa.field("image", IMAGE)],
-    }[layout]
-    return pa.schema([*photo, *columns, *receipt], metadata={**(columns.metadata or {}), SALT_KEY: salt.encode()})
+    with receipts.open(path) as file:
+        parquet = open_parquet(file)
+        columns = readable_columns(kind, parquet)
+        for group in range(parquet.metadata.num_row_groups):
+            keys = parquet.read_row_group(group, columns=["key"], use_threads=False).column("key").to_pylist()
+            if wanted.isdisjoint(keys):
+                continue
+            rows = parquet.read_row_group(group, columns=columns, use_threads=False)
+            for key, record, image in zip(keys, read_records(kind, rows), stored_images(rows), strict=True):
+                if key in wanted:
+                    yield record, image
 
 
-def photo_columns(photo: SourcePhoto, target_kind: TargetKind, layout: str, data: bytes | None) -> dict[str, Any]:
-    """The photo and pass-through columns of a row; a quarantined photo has no image, a folder target none at all."""
-    if target_kind == "files":
-        return {}
-    columns = photo.columns.to_pylist()[0] if photo.columns is not None else {}
-    name = photo.row["key"] if layout == "files" else photo.name
-    image = {"bytes": data, "path": name} if data is not None else None
-    if layout == "content":
-        return columns | {"path": name, "content": data}
-    if layout == "uri":
-        return columns | {"uri": name, "image": image}
-    return columns | {"image": image}
+def shard_salt(parquet: pq.ParquetFile) -> str:
+    """Returns what a shard file says of the work that made it; "" if it says nothing."""
+    metadata: dict[bytes, bytes] = parquet.schema_arrow.metadata or {}
+    return metadata.get(SALT_KEY, b"").decode()
+
+
+def recorded_salt(receipts: Storage, path: str) -> str:
+    """What a shard file in a table's storage says of the work that made it."""
+    with receipts.open(path) as file:
+        return shard_salt(open_parquet(file))
 
 
 class ShardWriter:
@@ -65,7 +175,8 @@ class ShardWriter:
     Photos do not compress: they get no compression and no statistics, but checksums of their pages.
     """
 
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
+    def __init__(self, path: Path, columns: ShardColumns, schema: pa.Schema) -> None:
+        self._columns = columns
         self._schema = schema
         self._pending: list[dict[str, Any]] = []
         self._writer = pq.ParquetWriter(
@@ -85,9 +196,9 @@ class ShardWriter:
             self._flush()
         self._writer.close()
 
-    def write(self, row: dict[str, Any]) -> None:
+    def write(self, row: ShardRow) -> None:
         """Adds a row."""
-        self._pending.append(row)
+        self._pending.append(self._columns.to_columns(row))
         if len(self._pending) == ROW_GROUP_PHOTOS:
             self._flush()
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 SIDECARS = "sidecars:carried"  # what sidecars are counted as among outcomes
 
 
-def outcome_names(row: Mapping[str, Any]) -> tuple[str, ...]:
+def outcome_names(status: str, reason: str | None, sidecars: int) -> tuple[str, ...]:
     """The names under which a row is counted: its status, "status:reason" where there is one, and its sidecars."""
-    status, reason = row["status"], row["reason"]
-    return (status, *([f"{status}:{reason}"] if reason else []), *[SIDECARS] * len(row["sidecars"] or ()))
+    return (status, *([f"{status}:{reason}"] if reason else []), *[SIDECARS] * sidecars)
