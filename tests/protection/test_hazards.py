@@ -393,7 +393,7 @@ def flip_a_bit(file: Path) -> None:
 
 
 def test_a_damaged_page_stops_the_run_with_the_name_of_its_file(place: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("rid.resources.dask_workers.FIRST_DELAY", 0.01)
+    monkeypatch.setattr("rid.resources.bounded_run.FIRST_DELAY", 0.01)
     write_parquet(place / "in" / "a.parquet", 20)
     table = pq.read_table(place / "in" / "a.parquet")
     damaged = place / "in" / "b.parquet"
@@ -408,7 +408,7 @@ def test_a_damaged_page_stops_the_run_with_the_name_of_its_file(place: Path, mon
 
 
 def test_a_page_that_is_damaged_after_the_plan_stops_the_run_too(place: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("rid.resources.dask_workers.FIRST_DELAY", 0.01)
+    monkeypatch.setattr("rid.resources.bounded_run.FIRST_DELAY", 0.01)
     table = write_parquet(place / "in" / "a.parquet", 20)
     file = place / "in" / "a.parquet"
     pq.write_table(table, file, write_page_checksum=True, use_dictionary=False, compression="none")
