@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
-from accelerate import Accelerator
 
 from rid.models.frozen_diffusion import FrozenDiffusion
 from rid.training.config import Precision
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 def training_accelerator(device: str = "auto") -> Accelerator:
@@ -30,6 +33,8 @@ def training_accelerator(device: str = "auto") -> Accelerator:
         raise ValueError(f"device {device!r} is unknown: choose auto, cpu or cuda")
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device cuda was asked for and torch finds none: use auto or cpu")
+    from accelerate import Accelerator
+
     return Accelerator(cpu=device == "cpu" or not torch.cuda.is_available(), mixed_precision="no")
 
 

@@ -13,10 +13,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
 
 from rid.models.defender import SIZES, Defender
 from rid.models.frozen_diffusion import FrozenDiffusion, checkpoint_autoencoders, weights_digest
@@ -34,6 +33,9 @@ from rid.training.photo_set import PhotoSet
 from rid.training.prefetch import Prefetch
 from rid.training.run_log import RunLog
 from rid.training.training_state import TrainingState, fresh_state, resume, save_state
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 LOG_EVERY = 10  # steps
 EXPLODED = 100.0  # times the usual loss; Adv-SDS at one photo a step varies by a factor of ten

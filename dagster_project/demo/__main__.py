@@ -15,7 +15,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from rid.dagster_project.dagster_dev import write_local_instance
-from rid.dagster_project.demo.places import DAGSTER, FILES, HOME, PIPELINES, SOURCE, STRIP
+from rid.dagster_project.demo.places import DAGSTER, FILES, HOME, SOURCE, STRIP
 
 if TYPE_CHECKING:
     from rid.dagster_project.demo.chain import Stage
@@ -24,7 +24,7 @@ STRIP_PHOTO = "portraits/astronaut.jpg"
 
 
 def main() -> None:
-    """Makes the catalog and the pipelines, runs the chain, protects the files too, and says where everything is."""
+    """Makes the catalog, runs the chain, protects the files too, and says where everything is."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("demo"))
     parser.add_argument("--quick", action="store_true", help="train a few steps only: to try the chain, not to measure")
@@ -34,22 +34,18 @@ def main() -> None:
     _prepare(folder)
     from rid.dagster_project.demo.catalog import write_demo_photos
     from rid.dagster_project.demo.chain import DROP, DemoSettings, run_chain
-    from rid.dagster_project.demo.pipelines import demo_pipelines
     from rid.resources.rid_home import POLICY
 
-    settings = DemoSettings(4, 2, 30) if options.quick else DemoSettings()
+    settings = DemoSettings(teacher_steps=2, training_steps=30) if options.quick else DemoSettings()
     _set_policy(folder / HOME / POLICY, settings.budget_levels)
     written = write_demo_photos(folder / SOURCE / DROP)
     _say("photos", f"{written} files written" if written else "there already", monotonic() - began)
-    started = monotonic()
-    pipelines, trained = demo_pipelines(folder / PIPELINES, settings.pipeline_steps)
-    _say("diffusion models", "trained epsilon and v_prediction" if trained else "there already", monotonic() - started)
     from dagster import DagsterInstance
 
     from rid.dagster_project.definitions import defs
 
     with DagsterInstance.from_config(str(folder / DAGSTER)) as instance:
-        stages = run_chain(defs(), instance, pipelines, settings, _say_stage)
+        stages = run_chain(defs(), instance, settings, _say_stage)
     _protect_files(folder / SOURCE / DROP, folder)
     _conclude(folder, stages["protected_catalog"], monotonic() - began)
 
@@ -65,6 +61,8 @@ def _prepare(folder: Path) -> None:
         "DAGSTER_HOME": str(folder / DAGSTER),
     }
     os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}  # here and in workers
+    # There is a worker a core: threads of torch beside them would wait for each other, which costs as much as work.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.pop("RID_SCHEDULER", None)
     from dagster import BetaWarning
 
@@ -128,7 +126,7 @@ report             {folder / HOME / "reports" / DROP / "index.html"}
 clean / protected / amplified difference
                    {folder / STRIP}
 
-The demo's defender was trained for a minute against two toy models. It shows the chain and protects nobody."""
+The demo's defender was trained for seconds against one small model. It shows the chain and protects nobody."""
     )
 
 

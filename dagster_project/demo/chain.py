@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
 from dagster import AssetKey, DagsterInstance, Definitions
 
 from rid.assets.partitions import DROPS
+from rid.dagster_project.settings import WEIGHTS
+from rid.resources.frozen.diffusion_sources import EMBEDDED
 
 DROP = "studio"
+UNSEEN = str(WEIGHTS / "embedded-64-v")  # a second model for the report, which the demo's defender never meets
 QUIET = {"loggers": {"console": {"config": {"log_level": "WARNING"}}}}
 
 
@@ -21,15 +23,13 @@ class DemoSettings:
     """The extent of the demo's training; its defender is thrown away.
 
     Attributes:
-        pipeline_steps: of the shared autoencoder and of each of the two U-Nets.
         teacher_steps: ascent steps a photo.
         training_steps: of the defender.
         budget_levels: the budget.
     """
 
-    pipeline_steps: int = 200
-    teacher_steps: int = 30
-    training_steps: int = 300
+    teacher_steps: int = 15
+    training_steps: int = 200
     budget_levels: int = 8
 
 
@@ -45,7 +45,6 @@ class Stage:
 def run_chain(
     definitions: Definitions,
     instance: DagsterInstance,
-    pipelines: Sequence[Path],
     settings: DemoSettings,
     on_stage: Callable[[Stage], None],
 ) -> dict[str, Stage]:
@@ -54,14 +53,12 @@ def run_chain(
     Args:
         definitions: with places and workers.
         instance: where the runs are recorded.
-        pipelines: folders of the frozen diffusion models.
         settings: how much is trained.
         on_stage: called after each asset.
     """
     instance.add_dynamic_partitions(DROPS, [DROP])
-    models = [str(folder) for folder in pipelines]
     teacher = {
-        "models": models,
+        "models": [EMBEDDED],
         "share": 0.5,
         "steps": settings.teacher_steps,
         "budget_levels": settings.budget_levels,
@@ -73,7 +70,7 @@ def run_chain(
         "defender": ("defender", training | {"name": "demo"}),
         "defender_onnx": ("defender_onnx", {"promote": True}),
         "protected_catalog": ("drop_chain", {}),
-        "protection_report": ("drop_chain", {"report": {"models": models, "contact_sheet": 6}}),
+        "protection_report": ("drop_chain", {"report": {"models": [EMBEDDED, UNSEEN], "draws": 4, "contact_sheet": 6}}),
     }
     stages = {}
     for asset, (step, config) in chain.items():

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-SOURCE, HOME, DAGSTER, PIPELINES, FILES, STRIP = "photos", "home", "dagster", "pipelines", "protected", "strip.jpg"
+SOURCE, HOME, DAGSTER, FILES, STRIP = "photos", "home", "dagster", "protected", "strip.jpg"

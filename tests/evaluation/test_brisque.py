@@ -6,8 +6,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from odd_photos import shipped
 from services import missing_service
-from skimage import data
 
 from rid.training.evaluation.judges import brisque_fit as fits
 from rid.training.evaluation.judges.brisque import asymmetric_fit, brisque, brisque_features, normalised
@@ -22,7 +22,7 @@ from rid.training.evaluation.judges.brisque_fit import (
 )
 from rid.training.evaluation.judges.picture_quality import naturalness
 
-ASTRONAUT = data.astronaut()
+ASTRONAUT = shipped("astronaut")
 NOISY = np.clip(ASTRONAUT + np.random.default_rng(0).normal(0, 25, ASTRONAUT.shape), 0, 255).astype(np.uint8)
 BLURRED = cv2.GaussianBlur(ASTRONAUT, (0, 0), 3)
 SMALL = cv2.resize(ASTRONAUT, (64, 64), interpolation=cv2.INTER_AREA)
@@ -48,7 +48,7 @@ def copied(package: Path, tmp_path: Path) -> Path:
 @pytest.mark.usefixtures("package")
 @pytest.mark.parametrize(
     ("picture", "score"),
-    [(ASTRONAUT, 10.795), (NOISY, 51.537), (BLURRED, 76.330), (data.coffee(), 3.048), (SMALL, 29.148)],
+    [(ASTRONAUT, 10.795), (NOISY, 51.537), (BLURRED, 76.330), (shipped("coffee"), 3.048), (SMALL, 29.148)],
     ids=["clean", "noise", "blur", "coffee", "64 px"],
 )
 def test_scores_are_those_of_the_package_whose_fit_is_read(picture: np.ndarray, score: float) -> None:

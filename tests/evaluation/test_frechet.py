@@ -3,8 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from odd_photos import shipped
 from scipy.linalg import sqrtm
-from skimage import data
 
 from rid.training.evaluation.judges.fid_inception import (
     FEATURES,
@@ -61,8 +61,8 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_inception_reads_a_published_file_and_describes_pictures(published: Path) -> None:
     network = load(published)
     assert sum(weight.numel() for weight in network.parameters()) == 21_785_568  # pytorch-fid's count without fc
-    astronaut = data.astronaut()[:230, 110:340]
-    features = inception_features(network, [astronaut, astronaut, data.coffee()])
+    astronaut = shipped("astronaut")[:230, 110:340]
+    features = inception_features(network, [astronaut, astronaut, shipped("coffee")])
     assert features.shape == (3, FEATURES) and features.dtype == np.float32
     assert np.array_equal(features[0], features[1]) and not np.array_equal(features[0], features[2])
     assert inception_features(network, []).shape == (0, FEATURES)

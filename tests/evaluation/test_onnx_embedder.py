@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 from face_networks import write_face_network
-from skimage import data
+from odd_photos import shipped
 
 from rid.training.evaluation.judges.identity import dlib_embedder, enlarged
 from rid.training.evaluation.judges.onnx_embedder import (
@@ -16,7 +16,7 @@ from rid.training.evaluation.judges.onnx_embedder import (
     similarity_transform,
 )
 
-PORTRAIT = np.ascontiguousarray(data.astronaut()[:230, 110:340])
+PORTRAIT = np.ascontiguousarray(shipped("astronaut")[:230, 110:340])
 EMPTY = np.full((64, 64, 3), 120, np.uint8)
 
 
@@ -49,7 +49,7 @@ def test_a_file_describes_faces_and_is_named_by_its_weights(tmp_path: Path) -> N
     found = one.embed(PORTRAIT)
     assert found is not None and found.shape == (32,)
     assert np.linalg.norm(found) == pytest.approx(1)
-    moved = one.embed(np.ascontiguousarray(data.astronaut()[4:234, 104:334]))
+    moved = one.embed(np.ascontiguousarray(shipped("astronaut")[4:234, 104:334]))
     shown = other.embed(PORTRAIT)
     assert moved is not None and shown is not None
     assert found @ moved > max(0.9, found @ shown)

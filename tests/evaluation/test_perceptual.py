@@ -4,14 +4,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from skimage import data
+from odd_photos import shipped
 
 from rid.assets.reports.figures import spread
 from rid.training.evaluation.judges import perceptual
 from rid.training.evaluation.judges.alexnet_distance import PLAIN, AlexNetDistance
 from rid.training.evaluation.judges.perceptual import PerceptualMissing, perceptual_distances, perceptual_network
 
-ASTRONAUT = data.astronaut()
+ASTRONAUT = shipped("astronaut")
 NOISY = np.clip(ASTRONAUT + np.random.default_rng(0).normal(0, 25, ASTRONAUT.shape), 0, 255).astype(np.uint8)
 BLURRED = cv2.GaussianBlur(ASTRONAUT, (0, 0), 3)
 

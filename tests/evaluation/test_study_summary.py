@@ -1,5 +1,6 @@
 import base64
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -11,9 +12,13 @@ from rid.training.evaluation.judges.identity import IdentitySpace, dlib_embedder
 from rid.training.evaluation.statistics import bootstrap_mean, bootstrap_ratio
 from rid.training.evaluation.study.summary import summarise
 
-SPACE = IdentitySpace(dlib_embedder(), np.zeros(4), -0.05)
 BASE = Cell(DEFENDER, "RID", 16)
 CELLS = [BASE.untrained, BASE.reference, BASE, Cell(NOISE, "RID", 16), Cell(DEFENDER, "RID", 6)]
+
+
+@cache
+def space() -> IdentitySpace:
+    return IdentitySpace(dlib_embedder(), np.zeros(4), -0.05)
 
 
 def unit(cell: Cell, person: str, cosine: float, faceless: int = 0) -> dict:
@@ -42,7 +47,7 @@ LEARNED = dict(
 
 
 def test_gain_effect_and_survival_are_as_defined() -> None:
-    summary = summarise(CELLS, table(LEARNED), SPACE)
+    summary = summarise(CELLS, table(LEARNED), space())
     untrained, clean, rid, noise, weak = summary.cells
     assert not summary.void and not clean.void and untrained.gain is None
     assert clean.gain and clean.gain.mean == pytest.approx(np.mean([0.6, 0.4, 0.7]))
@@ -57,13 +62,13 @@ def test_gain_effect_and_survival_are_as_defined() -> None:
 def test_what_was_measured_of_everybody_is_averaged() -> None:
     units = table(LEARNED)
     units[BASE.key, "p1"]["quality"]["psnr"] = 31.0
-    row = summarise(CELLS, units, SPACE).cells[2]
+    row = summarise(CELLS, units, space()).cells[2]
     assert row.quality == {"psnr": pytest.approx(27.0)}
 
 
 def test_the_frechet_distance_is_of_all_faces_and_of_inception_where_everybody_has_it() -> None:
     units = table(LEARNED, clean=1)
-    clean = summarise(CELLS, units, SPACE).cells[1].frechet
+    clean = summarise(CELLS, units, space()).cells[1].frechet
     assert clean and (clean.drawn, clean.real, clean.extractor) == (9, 3, "dlib ResNet v1")
     drawn = [one for unit in units.values() if unit["cell"] == CELLS[1].key for one in unit["embeddings"] if one]
     real = [unit["references"]["embeddings"][0] for unit in units.values() if unit["cell"] == CELLS[1].key]
@@ -73,33 +78,33 @@ def test_the_frechet_distance_is_of_all_faces_and_of_inception_where_everybody_h
         for side, count in ((unit, 4), (unit["references"], 2)):
             values = random.normal(size=(count, FEATURES)).astype(np.float32)
             side["features"] = base64.b64encode(values.tobytes()).decode()
-    look = summarise(CELLS, units, SPACE).cells[1].frechet
+    look = summarise(CELLS, units, space()).cells[1].frechet
     assert look and (look.drawn, look.real, look.extractor) == (12, 6, "Inception-v3, FID")
 
 
 def test_a_study_in_which_nobody_was_learned_is_void() -> None:
     values = LEARNED | {CELLS[1]: [0.2, 0.0, -0.1]}
-    summary = summarise(CELLS, table(values), SPACE)
+    summary = summarise(CELLS, table(values), space())
     assert summary.void
     assert all(row.of_gain is None for row in summary.cells)
 
 
 def test_pictures_without_a_face_count_as_strangers() -> None:
-    summary = summarise(CELLS, table(LEARNED, defender=2), SPACE)
+    summary = summarise(CELLS, table(LEARNED, defender=2), space())
     assert summary.cells[2].fdfr == 0.5
     assert summary.cells[2].ism.mean == pytest.approx((np.mean([0.2, 0.1, 0.2]) - 0.05) / 2)
     assert summary.cells[2].faces and summary.cells[2].faces.mean == pytest.approx(np.mean([0.2, 0.1, 0.2]))
-    nobody = summarise(CELLS, table(LEARNED, defender=4), SPACE).cells[2]
+    nobody = summarise(CELLS, table(LEARNED, defender=4), space()).cells[2]
     assert (nobody.fdfr, nobody.faces) == (1.0, None) and nobody.ism.mean == pytest.approx(-0.05)
 
 
 def test_only_people_that_every_cell_has_seen_count() -> None:
     units = table(LEARNED)
     del units[BASE.key, "p1"]
-    assert summarise(CELLS, units, SPACE).people == ["p0", "p2"]
+    assert summarise(CELLS, units, space()).people == ["p0", "p2"]
     del units[BASE.key, "p2"]
     with pytest.raises(ValueError, match="found 1"):
-        summarise(CELLS, units, SPACE)
+        summarise(CELLS, units, space())
 
 
 def test_an_interval_of_a_ratio_resamples_people_not_values() -> None:
@@ -122,16 +127,16 @@ def test_the_worst_case_is_the_row_that_least_survives_of_those_in_which_the_att
         row = replace(BASE, transform=name)
         cells += [row.reference, row]
         values |= {row.reference: clean, row: protected}
-    summary = summarise(cells, table(values), SPACE)
+    summary = summarise(cells, table(values), space())
     assert summary.worst_case and summary.worst_case.cell.transform == "blur", "nobody is learned after purify"
     survival = summary.worst_case.survival
     assert survival and survival.mean == pytest.approx(0.3 / 1.3)
-    assert summarise(CELLS, table(LEARNED), SPACE).worst_case is None, "a smaller budget is no attack"
+    assert summarise(CELLS, table(LEARNED), space()).worst_case is None, "a smaller budget is no attack"
 
 
 def test_nothing_survives_an_attack_that_learns_nobody() -> None:
     weak = Cell(DEFENDER, "RID", 16, recipe="textual_inversion_64")
     cells = [*CELLS, weak.untrained, weak.reference, weak]
     values = LEARNED | dict(zip(cells[-3:], ([0.1, 0.1, 0.1], [0.0, 0.1, 0.2], [0.0, 0.0, 0.0]), strict=True))
-    row = summarise(cells, table(values), SPACE).cells[-1]
+    row = summarise(cells, table(values), space()).cells[-1]
     assert row.effect and row.of_gain is None and row.survival is None

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler, StableDiffusionPipeline
 from quick_pipelines import photo_crops
 from safetensors.torch import load_file, save_file
 
@@ -23,6 +22,8 @@ def test_both_prediction_types_load_frozen(pipelines: dict[str, Path]) -> None:
 
 
 def test_the_saved_pipeline_is_a_stable_diffusion_pipeline(pipelines: dict[str, Path]) -> None:
+    from diffusers import StableDiffusionPipeline
+
     pipeline = StableDiffusionPipeline.from_pretrained(pipelines["v_prediction"], torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     image = pipeline("photo", num_inference_steps=2, height=64, width=64, generator=torch.manual_seed(0)).images[0]
@@ -30,6 +31,8 @@ def test_the_saved_pipeline_is_a_stable_diffusion_pipeline(pipelines: dict[str, 
 
 
 def test_noising_agrees_with_diffusers(pipelines: dict[str, Path]) -> None:
+    from diffusers import DDPMScheduler
+
     model = load_frozen_diffusion(str(pipelines["epsilon"]))
     scheduler = DDPMScheduler.from_pretrained(pipelines["epsilon"], subfolder="scheduler")
     latents, noise, timesteps = torch.randn(3, 8, 8, 8), torch.randn(3, 8, 8, 8), torch.tensor([0, 400, 999])
@@ -38,6 +41,8 @@ def test_noising_agrees_with_diffusers(pipelines: dict[str, Path]) -> None:
 
 
 def test_a_velocity_converts_back_to_its_noise(pipelines: dict[str, Path]) -> None:
+    from diffusers import DDPMScheduler
+
     model = load_frozen_diffusion(str(pipelines["v_prediction"]))
     scheduler = DDPMScheduler.from_pretrained(pipelines["v_prediction"], subfolder="scheduler")
     latents, noise, timesteps = torch.randn(3, 8, 8, 8), torch.randn(3, 8, 8, 8), torch.tensor([10, 500, 990])

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderTiny
 from quick_pipelines import photo_crops
 from safetensors.torch import load_file, save_file
 from small_spaces import REAL, kl_autoencoder, real_spaces, tiny_autoencoder
@@ -174,6 +173,8 @@ def test_a_wrong_folder_gives_one_sentence(change: str, sentence: str, tmp_path:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", REAL)
 def test_the_real_spaces_encode_as_diffusers_does(name: str) -> None:
+    from diffusers import AutoencoderTiny
+
     folder = real_spaces() / name
     space = load_latent_space(str(folder))
     autoencoder = AutoencoderTiny.from_pretrained(folder, torch_dtype=torch.float32).eval()

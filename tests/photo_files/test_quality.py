@@ -4,7 +4,6 @@ import cv2
 import numpy as np
 import pytest
 from odd_photos import photograph
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from rid.models.photo_files.quality import largest_difference, measure_survival, squared_distance, ssim
 
@@ -17,6 +16,8 @@ def perturbed(seed: int, levels: int = 6) -> np.ndarray:
 
 
 def test_survival_is_what_its_definition_says() -> None:
+    from skimage.metrics import peak_signal_noise_ratio
+
     intended, written = perturbed(0), perturbed(1)
     mixed = (intended.astype(int) * 3 + written) // 4
     p = intended.astype(np.float64) - PHOTO
@@ -43,6 +44,8 @@ def test_sums_of_large_pictures_are_exact() -> None:
 
 @pytest.mark.parametrize("levels", [1, 6, 16])
 def test_ssim_is_that_of_the_reference_implementation(levels: int) -> None:
+    from skimage.metrics import structural_similarity
+
     other = perturbed(2, levels)
     grey = [cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in (PHOTO, other)]
     options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "full": True}

@@ -46,7 +46,7 @@ def test_a_turned_photo_shows_the_same_picture() -> None:
 def run_demo(folder: Path) -> str:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "rid.dagster_project.demo", str(folder), "--quick"]
-    done = subprocess.run(command, cwd=folder.parent, env=environment, capture_output=True, text=True, timeout=500)
+    done = subprocess.run(command, cwd=folder.parent, env=environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -71,7 +71,7 @@ def test_the_demo_runs_the_chain_and_then_writes_nothing_new(tmp_path: Path) -> 
         assert (folder / place).is_file()
         assert str(folder / Path(place).parts[0]) in said
     figures = json.loads((folder / "home/reports/studio/report.json").read_bytes())
-    assert [effect["model"] for effect in figures["protection"]] == ["epsilon", "v_prediction"]
+    assert [effect["model"] for effect in figures["protection"]] == ["embedded-64", "embedded-64-v"]
     before = files(folder)
     assert "24 protected, 0 skipped, 3 quarantined" in run_demo(folder)
     assert files(folder) == before

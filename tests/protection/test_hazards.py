@@ -26,7 +26,6 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import onnx
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -152,7 +151,7 @@ def listing(place: Path) -> dict[str, tuple[int, int]]:
 
 @pytest.mark.parametrize("name", sorted(odd_metadata()))
 def test_hostile_metadata_costs_little_time_and_no_photo(name: str):
-    data = odd_metadata()[name]
+    data = odd_metadata()[name]()
     protector = Protector(OnnxEngine(build_model()), ProtectionPolicy(), 6)
     began = time.process_time()
     row = indexed(data, name)
@@ -447,6 +446,8 @@ def test_a_pickle_in_the_place_of_a_network_is_not_read(place: Path):
 
 def external(model: bytes, location: str, file: Path) -> bytes:
     """The model with the values of one tensor in another file."""
+    import onnx
+
     proto = onnx.load_from_string(model)
     (tensor,) = [tensor for tensor in proto.graph.initializer if tensor.name == "pattern"]
     file.write_bytes(tensor.raw_data)
@@ -470,6 +471,8 @@ def test_a_network_does_not_read_other_files(location: str, tmp_path: Path, monk
 
 
 def test_a_network_with_operators_of_its_own_is_refused():
+    import onnx
+
     proto = onnx.load_from_string(build_model())
     proto.graph.node[0].op_type, proto.graph.node[0].domain = "Run", "com.example"
     proto.opset_import.append(onnx.helper.make_opsetid("com.example", 1))

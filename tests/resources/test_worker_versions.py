@@ -6,8 +6,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import dask
-import distributed  # noqa: F401 - its defaults have to be there before a test adds to them
 import pytest
 from dask_processes import ROOT, Cluster, dask_processes, write_certificate
 from small_catalogs import request_for, run, write_photos
@@ -23,6 +21,9 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    import dask
+    import distributed  # noqa: F401 - its defaults have to be there before a test adds to them
+
     certificate = write_certificate(tmp_path)
     with dask_processes(tmp_path, certificate) as started, dask.config.set(certificate.settings()):
         yield started
@@ -75,9 +76,11 @@ def test_the_command_line_takes_the_certificate_from_dasks_own_settings(cluster:
 
 def test_without_the_certificate_nobody_gets_in(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     cluster.worker("cpu")
+    from dask import config as dask_config
+
     monkeypatch.setattr("rid.resources.dask_workers.CONNECT_SECONDS", 3)
     tls = ("ca-file", "client.cert", "client.key")
-    with dask.config.set({f"distributed.comm.tls.{name}": None for name in tls}):
+    with dask_config.set({f"distributed.comm.tls.{name}": None for name in tls}):
         workers = Workers(WorkerSettings(scheduler=cluster.address))
         with pytest.raises(WorkersUnavailable, match="no certificate is configured here"), workers:
             workers.client()

@@ -10,9 +10,10 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from playwright.sync_api import Locator, Page, sync_playwright
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator, Page
 
 FLAGS = (
     "--no-sandbox",
@@ -39,6 +40,8 @@ def chromium() -> str | None:
 @contextmanager
 def browser_page() -> Iterator[Page]:
     """A page of 1440 x 900 pixels."""
+    from playwright.sync_api import sync_playwright
+
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=list(FLAGS))
         page = browser.new_page(viewport={"width": WIDE[0], "height": WIDE[1]}, locale="en-GB", timezone_id="UTC")

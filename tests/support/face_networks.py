@@ -3,12 +3,13 @@
 from pathlib import Path
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
 
 
 def write_face_network(file: Path, *, seed: int = 0, side: int = 112, **metadata: str) -> Path:
     """Writes a convolution of stride 16, a ReLU and a projection; `metadata` says how pictures are to be fed."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
     random = np.random.default_rng(seed)
     places = (side // 16) ** 2
     weights = {

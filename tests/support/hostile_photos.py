@@ -8,6 +8,7 @@ import struct
 import unicodedata
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -134,7 +135,7 @@ def hostile_files(trap: Path) -> dict[str, tuple[bytes, str]]:
     files: dict[str, tuple[bytes, str]] = {}
     files |= _every_format() | _orientations() | _cut() | _modes()
     files |= {f"bomb-{kind}.{suffix}": (with_lying_size(kind), "too_many_pixels") for kind, suffix in KINDS.items()}
-    files |= {name: (data, PROTECTED) for name, data in odd_metadata().items()}
+    files |= {name: (make(), PROTECTED) for name, make in odd_metadata().items()}
     files |= _polyglots(trap)
     files |= {
         "nothing.jpg": (b"", "empty"),
@@ -215,38 +216,37 @@ def _modes() -> dict[str, tuple[bytes, str]]:
 
 
 @functools.cache
-def odd_metadata() -> dict[str, bytes]:
-    """Photos whose metadata is damaged or hostile, and whose pixels are fine."""
+def odd_metadata() -> dict[str, Callable[[], bytes]]:
+    """Makers of photos whose metadata is damaged or hostile, and whose pixels are fine."""
     entities = b'<!DOCTYPE x [<!ENTITY a "aaaa">%s]><x>&a19;</x>' % b"".join(
         b'<!ENTITY a%d "%s">' % (i, (b"&a%d;" % (i - 1) if i else b"&a;") * 10) for i in range(20)
     )
     external = b'<!DOCTYPE x SYSTEM "http://127.0.0.1:9/x"><x xmlns:r="file:///etc/passwd"/>'
-    bomb = zlib.compress(bytes(15 * 2**20))
     turned = Chunk(b"eXIf", b"MM\x00*" + struct.pack(">I", 8) + directory((0x0112, 3, 1, 6 << 16)))
     return {
-        "exif-garbage.jpg": jpeg_with((0xE1, b"Exif\x00\x00" + NOISE)),
-        "exif-short.jpg": jpeg_with((0xE1, b"Exif\x00\x00MM\x00*")),
-        "exif-loop.jpg": jpeg_with(
+        "exif-garbage.jpg": lambda: jpeg_with((0xE1, b"Exif\x00\x00" + NOISE)),
+        "exif-short.jpg": lambda: jpeg_with((0xE1, b"Exif\x00\x00MM\x00*")),
+        "exif-loop.jpg": lambda: jpeg_with(
             (0xE1, b"Exif\x00\x00MM\x00*" + struct.pack(">I", 8) + directory((0x8769, 4, 1, 8)))
         ),
-        "exif-nested.jpg": jpeg_with((0xE1, b"Exif\x00\x00" + nested_exif(3000))),
-        "exif-nested.png": png_with(Chunk(b"eXIf", nested_exif(50_000))),
-        "exif-overlapping.jpg": jpeg_with((0xE1, b"Exif\x00\x00" + overlapping_exif(60_000))),
-        "exif-overlapping.png": png_with(Chunk(b"eXIf", overlapping_exif(2**21))),
-        "exif-stacked.png": png_with(Chunk(b"eXIf", stacked_exif(60_000, 2**20))),
-        "exif-stacked.webp": webp_with(b"EXIF", stacked_exif(60_000, 2**20)),
-        "exif-wrong-checksum.png": png_with(turned).replace(turned.to_bytes()[-4:], bytes(4)),
-        "xmp-entities.png": xmp_png(entities),
-        "xmp-external.png": xmp_png(external),
-        "xmp-nested.png": xmp_png(b"<a>" * 200_000),
-        "xmp-garbage.jpg": jpeg_with((0xE1, b"http://ns.adobe.com/xap/1.0/\x00" + NOISE)),
-        "xmp-references.png": xmp_png(b"&#xA;A" * 200_000),
-        "icc-garbage.jpg": jpeg_with((0xE2, b"ICC_PROFILE\x00\x01\x01" + NOISE)),
-        "icc-part-of-many.jpg": jpeg_with((0xE2, b"ICC_PROFILE\x00\x07\xff" + bytes(100))),
-        "icc-bomb.png": png_with(Chunk(b"iCCP", b"k\x00\x00" + zlib.compress(bytes(2**26)))),
-        "text-bombs.png": png_with(*[Chunk(b"zTXt", b"k\x00\x00" + bomb)] * 100),
-        "photoshop-garbage.jpg": jpeg_with((0xED, b"Photoshop 3.0\x008BIM" + NOISE)),
-        "named.jpg": jpeg_with((0xFE, HIDDEN.encode()), (0xE1, b"Exif\x00\x00" + HIDDEN.encode())),
+        "exif-nested.jpg": lambda: jpeg_with((0xE1, b"Exif\x00\x00" + nested_exif(3000))),
+        "exif-nested.png": lambda: png_with(Chunk(b"eXIf", nested_exif(50_000))),
+        "exif-overlapping.jpg": lambda: jpeg_with((0xE1, b"Exif\x00\x00" + overlapping_exif(60_000))),
+        "exif-overlapping.png": lambda: png_with(Chunk(b"eXIf", overlapping_exif(2**21))),
+        "exif-stacked.png": lambda: png_with(Chunk(b"eXIf", stacked_exif(60_000, 2**20))),
+        "exif-stacked.webp": lambda: webp_with(b"EXIF", stacked_exif(60_000, 2**20)),
+        "exif-wrong-checksum.png": lambda: png_with(turned).replace(turned.to_bytes()[-4:], bytes(4)),
+        "xmp-entities.png": lambda: xmp_png(entities),
+        "xmp-external.png": lambda: xmp_png(external),
+        "xmp-nested.png": lambda: xmp_png(b"<a>" * 200_000),
+        "xmp-garbage.jpg": lambda: jpeg_with((0xE1, b"http://ns.adobe.com/xap/1.0/\x00" + NOISE)),
+        "xmp-references.png": lambda: xmp_png(b"&#xA;A" * 200_000),
+        "icc-garbage.jpg": lambda: jpeg_with((0xE2, b"ICC_PROFILE\x00\x01\x01" + NOISE)),
+        "icc-part-of-many.jpg": lambda: jpeg_with((0xE2, b"ICC_PROFILE\x00\x07\xff" + bytes(100))),
+        "icc-bomb.png": lambda: png_with(Chunk(b"iCCP", b"k\x00\x00" + zlib.compress(bytes(2**26)))),
+        "text-bombs.png": lambda: png_with(*[Chunk(b"zTXt", b"k\x00\x00" + zlib.compress(bytes(15 * 2**20)))] * 100),
+        "photoshop-garbage.jpg": lambda: jpeg_with((0xED, b"Photoshop 3.0\x008BIM" + NOISE)),
+        "named.jpg": lambda: jpeg_with((0xFE, HIDDEN.encode()), (0xE1, b"Exif\x00\x00" + HIDDEN.encode())),
     }
 
 

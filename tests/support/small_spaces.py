@@ -1,17 +1,24 @@
 """Small real autoencoders in the diffusers layout, of random seeded weights, and the four real ones where they lie."""
 
+from __future__ import annotations
+
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
-from diffusers import AutoencoderKL, AutoencoderTiny
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, AutoencoderTiny
 
 REAL = ("sd1", "sdxl", "sd3", "flux1")
 
 
 def tiny_autoencoder(*, seed: int = 0, **settings: float) -> AutoencoderTiny:
     """An AutoencoderTiny with 4 latent channels that halves sides three times."""
+    import torch
+    from diffusers import AutoencoderTiny
+
     torch.manual_seed(seed)
     return AutoencoderTiny(
         encoder_block_out_channels=(8, 8, 8, 8),
@@ -25,6 +32,9 @@ def tiny_autoencoder(*, seed: int = 0, **settings: float) -> AutoencoderTiny:
 
 def kl_autoencoder(*, seed: int = 0, **settings: float) -> AutoencoderKL:
     """An AutoencoderKL with 6 latent channels that halves sides once."""
+    import torch
+    from diffusers import AutoencoderKL
+
     torch.manual_seed(seed)
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 2,

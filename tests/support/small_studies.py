@@ -7,14 +7,14 @@ import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from skimage import data
+from odd_photos import shipped
 
 from rid.training.personalization import config as personalization
 
 
 def astronaut(index: int) -> np.ndarray:
     """One of several crops of one portrait."""
-    return np.ascontiguousarray(data.astronaut()[index : 230 + index, 110 - index : 340 - index])
+    return np.ascontiguousarray(shipped("astronaut")[index : 230 + index, 110 - index : 340 - index])
 
 
 QUICK = replace(personalization.dreambooth_64(), steps=2, batch=2, sampler_steps=2)

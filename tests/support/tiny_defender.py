@@ -11,14 +11,15 @@ import json
 from pathlib import Path
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
 
 SIDE = 64  # working resolution
 
 
 def build_model(*, strength: float = 2.0, seed: int = 0, side: int = SIDE) -> bytes:
     """ONNX bytes: `image` (N, 3, S, S) and `budget_levels` (N,) in, `perturbation` (N, 3, S, S) in levels out."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
     rng = np.random.default_rng(seed)
     blocks = rng.choice([-strength, strength], size=(side // 8, side // 8))
     pattern = np.broadcast_to(np.kron(blocks, np.ones((8, 8))), (1, 3, side, side)).astype(np.float32)

@@ -32,9 +32,9 @@ def model(request: pytest.FixtureRequest, pipelines: dict[str, Path]) -> TextToI
 @pytest.fixture(scope="module")
 def person() -> np.ndarray:
     """A "person": four crops of one photograph."""
-    from skimage import data
+    from odd_photos import shipped
 
-    face = data.astronaut()[0:220, 120:340]
+    face = shipped("astronaut")[0:220, 120:340]
     return np.stack([np.ascontiguousarray(face[i : i + 192 : 3, i : i + 192 : 3]) for i in (0, 8, 16, 24)])
 
 

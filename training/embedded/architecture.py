@@ -13,7 +13,6 @@ from typing import Any, Literal
 PredictionType = Literal["epsilon", "v_prediction"]
 
 PROMPT_LENGTH = 32
-DONE = "done"  # names the pipelines of a folder of pipelines; written last
 CAPTION_WORDS = (
     "a photo of a man woman boy girl baby person face portrait close up sks "
     "year old years young middle aged elderly child teenager adult " + " ".join(str(age) for age in range(117))
@@ -166,9 +165,3 @@ def save_pipeline(folder: Path, *, vae: Any, unet: Any, text_encoder: Any, token
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(folder, safe_serialization=True, max_shard_size="20MB")
-
-
-def finished_pipelines(folder: Path) -> dict[str, Path]:
-    """Returns the pipeline folders that were built under `folder`; empty if they were not, or not all."""
-    done = folder / DONE
-    return {name: folder / name for name in done.read_text(encoding="utf-8").split()} if done.exists() else {}

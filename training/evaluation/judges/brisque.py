@@ -11,18 +11,17 @@ H, W sides.
 
 from __future__ import annotations
 
+from functools import cache
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import convolve2d
-from scipy.special import gamma
 
 from rid.training.evaluation.judges.brisque_fit import brisque_fit
 
 WINDOW, SIGMA = 7, 7 / 6  # of the local mean and deviation
 SMALLEST = 16  # pixels, below which the second scale has nothing to fit
 SHAPES = np.arange(0.2, 10, 0.001)  # alpha of the distributions that are tried
-RATIOS = gamma(2 / SHAPES) ** 2 / (gamma(1 / SHAPES) * gamma(3 / SHAPES))
 
 
 def brisque(picture: NDArray[np.uint8]) -> float:
@@ -46,6 +45,8 @@ def brisque_features(picture: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 def normalised(luminance: NDArray[np.float64]) -> NDArray[np.float64]:
     """(x - mu) / (sigma + 1/255) with the local mean mu and deviation sigma of an (H, W) picture, equation 1."""
+    from scipy.signal import convolve2d
+
     line = np.exp(-np.square(np.arange(WINDOW) - WINDOW // 2) / (2 * SIGMA**2))
     kernel = np.outer(line, line) / line.sum() ** 2
     mean = convolve2d(luminance, kernel, "same")
@@ -55,14 +56,24 @@ def normalised(luminance: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def asymmetric_fit(values: NDArray[np.float64]) -> tuple[float, float, float, float]:
     """Fits an asymmetric generalised Gaussian by moments: shape, mean, left and right variance, equations 9 to 14."""
+    from scipy.special import gamma
+
     left, right = values[values < 0], values[values >= 0]
     variances = [float(np.mean(side**2)) if side.size else 0.0 for side in (left, right)]
     skew = np.sqrt(variances[0] / variances[1]) if variances[1] else 1.0
     ratio = np.abs(values).mean() ** 2 / np.mean(values**2)
     wanted = ratio * (skew**3 + 1) * (skew + 1) / (skew**2 + 1) ** 2
-    shape = float(SHAPES[np.argmin(np.square(RATIOS - wanted))])
+    shape = float(SHAPES[np.argmin(np.square(_ratios() - wanted))])
     scale = np.sqrt(gamma(1 / shape) / gamma(3 / shape)) * gamma(2 / shape) / gamma(1 / shape)
     return shape, float(scale * (np.sqrt(variances[1]) - np.sqrt(variances[0]))), variances[0], variances[1]
+
+
+@cache
+def _ratios() -> NDArray[np.float64]:
+    """The ratio of moments that each of SHAPES has."""
+    from scipy.special import gamma
+
+    return np.asarray(gamma(2 / SHAPES) ** 2 / (gamma(1 / SHAPES) * gamma(3 / SHAPES)))
 
 
 def _scale_features(luminance: NDArray[np.float64]) -> NDArray[np.float64]:
