@@ -4,13 +4,29 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from dagster import AssetExecutionContext, Config, MaterializeResult, asset
+from dagster import (
+    AssetCheckResult,
+    AssetCheckSeverity,
+    AssetCheckSpec,
+    AssetExecutionContext,
+    Config,
+    MaterializeResult,
+    asset,
+)
 from pydantic import Field
 
 from rid.assets.defender import defender
 from rid.assets.operations import TRAINING_OWNERS, mistakes_are_final
-from rid.resources.defender_registry import DEFAULT_ALIAS, fetch_defender
+from rid.assets.studies.defender_gates import figures_of, promote
+from rid.resources.defender_registry import DEFAULT_ALIAS, DefenderEntry, fetch_defender
 from rid.resources.places import Places
+from rid.training.evaluation.gates.figures import failures, summary, verdict
+
+GATES_CHECK = "gates_are_passed"
+GATES_TEXT = (
+    "The figures in the defender's card pass the gates: displacement against noise of equal norm, no fixed pattern, "
+    "blind subtraction, look. `rid defenders measure` makes them."
+)
 
 
 class ExportConfig(Config):
@@ -18,6 +34,9 @@ class ExportConfig(Config):
 
     defender: str = Field(default="", description="Digest; empty takes the one that the asset defender made last.")
     promote: bool = Field(default=False, description="Make it the default: drops protected by another are outdated.")
+    although_it_fails: bool = Field(
+        default=False, description="Promote it also if it was not measured, or fails its gates."
+    )
 
 
 @asset(
@@ -25,18 +44,34 @@ class ExportConfig(Config):
     group_name="training",
     kinds={"onnx"},
     owners=TRAINING_OWNERS,
+    check_specs=[AssetCheckSpec(GATES_CHECK, asset="defender_onnx", description=GATES_TEXT)],
     description=__doc__,
 )
 def defender_onnx(context: AssetExecutionContext, config: ExportConfig, places: Places) -> MaterializeResult:  # type: ignore[type-arg]
     """Exports a defender that has no ONNX file yet; one that has is left as it is."""
     with mistakes_are_final():
-        return MaterializeResult(
-            metadata=add_onnx_file(config.defender or _last_digest(context), config.promote, places)
-        )
+        shown = add_onnx_file(config.defender or _last_digest(context), places)
+        registry = places.registry()
+        entry = registry.resolve(shown["digest"])
+        if config.promote and registry.aliases().get(DEFAULT_ALIAS) != entry.digest:
+            promote(registry, entry.digest, although_it_fails=config.although_it_fails)
+        return MaterializeResult(metadata=shown, check_results=[gates_check(entry)])
 
 
-def add_onnx_file(name: str, promote: bool, places: Places) -> dict[str, Any]:
-    """Exports the defender of that name, registers the file, promotes it if asked, and returns what the asset shows."""
+def gates_check(entry: DefenderEntry) -> AssetCheckResult:
+    """Holds the figures in a defender's card against the gates; a failure warns, since promotion is what refuses."""
+    figures = figures_of(entry)
+    return AssetCheckResult(
+        check_name=GATES_CHECK,
+        passed=figures is not None and not failures(figures),
+        severity=AssetCheckSeverity.WARN,
+        description=verdict(figures),
+        metadata={"figures": "\n\n".join(summary(figures)) if figures is not None else "not measured"},
+    )
+
+
+def add_onnx_file(name: str, places: Places) -> dict[str, Any]:
+    """Exports the defender of that name, registers the file, and returns what the asset shows."""
     registry = places.registry()
     entry = registry.resolve(name)
     if any(name.endswith(".onnx") for name in entry.config["files"]):
@@ -52,8 +87,6 @@ def add_onnx_file(name: str, promote: bool, places: Places) -> dict[str, Any]:
             check = add_onnx(folder)
             registry.register(folder)
         errors = {"mean_error_of_budget": check.mean_error, "max_error_of_budget": check.max_error}
-    if promote and registry.aliases().get(DEFAULT_ALIAS) != entry.digest:
-        registry.promote(entry.digest)
     return {"digest": entry.digest, **errors}
 
 

@@ -27,11 +27,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
 from rid.assets.frozen.spaces import load_spaces
+from rid.assets.studies.measured_photos import read_measured_photos
 from rid.models.engines import OnnxEngine
 from rid.models.policy import ProtectionPolicy
 from rid.models.protector import Protector
@@ -44,7 +44,7 @@ from rid.training.evaluation.gates.displacements import DisplacementTable, join_
 from rid.training.evaluation.gates.whole_photos import ROWS, CleanPhotos, ProtectedPhotos, protect_whole, scaled_file
 from rid.training.evaluation.statistics import Interval, bootstrap_mean
 
-EPOCH = 1  # raised when the same command has to measure anew
+EPOCH = 2  # raised when the same command has to measure anew
 EMBEDDED = Path(__file__).parents[1] / "models" / "weights" / "embedded-64"
 
 
@@ -100,30 +100,6 @@ class Side:
     def spaces(self) -> list[str]:
         """Digests of the encoders."""
         return [ruler.space.digest for ruler in self.rulers]
-
-
-def read_people(files: Sequence[Path], people: str | None, count: int) -> tuple[list[bytes], list[str]]:
-    """Returns at most `count` photos and who is on each, spread over the people: everybody's first photo comes first.
-
-    Args:
-        files: Parquet files in the Hugging Face `Image` convention, with a column `identity`.
-        people: FIRST:LAST limits the identities, both included.
-        count: N.
-    """
-    by_person: dict[str, list[bytes]] = {}
-    first, _, last = (people or ":").partition(":")
-    for file in files:
-        for row in pq.read_table(file, columns=["image", "identity"]).to_pylist():
-            if first <= row["identity"] <= (last or "\uffff"):
-                by_person.setdefault(row["identity"], []).append(row["image"]["bytes"])
-    longest = max((len(photos) for photos in by_person.values()), default=0)
-    rows = [
-        (photos[turn], person)
-        for turn in range(longest)
-        for person, photos in sorted(by_person.items())
-        if turn < len(photos)
-    ]
-    return [data for data, _ in rows[:count]], [person for _, person in rows[:count]]
 
 
 def contenders(options: argparse.Namespace) -> list[Contender]:
@@ -253,7 +229,7 @@ def _text(interval: Interval | None) -> str:
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", nargs="+", type=Path, required=True, help="Parquet files of people")
+    parser.add_argument("--photos", nargs="+", required=True, help="Parquet files of people, or folders of them")
     parser.add_argument("--people", help="FIRST:LAST of the identities, such as id20:id39")
     parser.add_argument("--count", type=int, default=64, help="photos")
     parser.add_argument("--spaces", nargs="+", default=["sd1", "sdxl", "sd3", "flux1"])
@@ -275,7 +251,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     torch.set_num_threads(options.threads)
     parts = Parts(options.out / "parts")
-    photos, people = read_people(options.photos, options.people, options.count)
+    found_photos = read_measured_photos(options.photos, options.count, options.people)
+    photos, people = found_photos.files, found_photos.people
     options.count = len(photos)
     found = contenders(options)
     spaces = load_spaces(space_sources(options.spaces, EMBEDDED))

@@ -30,6 +30,7 @@ DEFAULT_ALIAS = "default"
 ALIAS = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
 DIGEST_PREFIX = re.compile(r"^[0-9a-f]{6,64}$")
 ALIASES = "aliases.json"
+DECIDING = ("digest", "architecture", "files", "budget", "working_resolution")
 
 
 class UnknownDefender(ValueError):
@@ -196,6 +197,35 @@ class DefenderRegistry:
             target.update_bytes(CONFIG, merged)
         return digest
 
+    def record(self, name: str, field: str, values: dict[str, Any]) -> DefenderEntry:
+        """Keeps what was found out about a defender as a field of its config.json; the digest does not cover it.
+
+        A defender that is given by the path of its folder keeps it there. One that ships is registered first.
+
+        Args:
+            name: alias, digest or path.
+            field: of the configuration.
+            values: JSON values.
+
+        Raises:
+            UnknownDefender: if there is no such defender.
+            ValueError: if the field decides what the defender is.
+        """
+        if field in DECIDING:
+            raise ValueError(f"the field {field!r} decides what a defender is and cannot be recorded")
+        entry = self.resolve(name)
+        by_path = entry.location not in {known.location for known in self.entries()} or _is_path_of(name, entry)
+        if not by_path and not entry.location.startswith(self.storage.url):
+            self.register(Path(entry.location))
+            entry = self.resolve(entry.digest)
+
+        def changed(old: bytes | None) -> bytes:
+            config = read_config(old or b"", entry.location)
+            return (json.dumps({**config, field: values}, indent=2, sort_keys=True) + "\n").encode()
+
+        Storage(entry.location).update_bytes(CONFIG, changed)
+        return self.resolve(name)
+
     def promote(self, name: str, alias: str = DEFAULT_ALIAS) -> DefenderEntry:
         """Points an alias to a defender; a defender given by path is registered first.
 
@@ -256,6 +286,11 @@ def fetch_defender(location: str, digest: str, files: dict[str, str]) -> dict[st
             _put_in_cache(cached, data)
         found[name] = data
     return found
+
+
+def _is_path_of(name: str, entry: DefenderEntry) -> bool:
+    """Whether a defender was asked for by the path of its folder, which no alias or digest begins."""
+    return "/" in name and str(Path(name).expanduser().absolute()) == entry.location
 
 
 def _holds(storage: Storage, name: str, sha: str) -> bool:

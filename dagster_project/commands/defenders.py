@@ -1,36 +1,118 @@
-"""`rid defenders`: which defenders there are, which one a name means, and how one comes in or goes out."""
+"""`rid defenders`: which defenders there are, how good they are, and how one comes in, is promoted or goes out."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from rid.dagster_project import exit_codes
 from rid.dagster_project.exit_codes import InvalidRequest
-from rid.dagster_project.settings import rid_home
+from rid.dagster_project.settings import WEIGHTS, rid_home
 
 IMPORT_NEEDS = ("torch", "safetensors", "onnx", "onnxscript")
 
 
 def list_defenders(*, as_json: bool) -> int:
-    """Prints every defender with its aliases, budget and licence."""
+    """Prints every defender with its aliases, budget, licence and gates."""
+    from rid.assets.studies.defender_gates import figures_of
+    from rid.training.evaluation.gates.figures import failures, verdict
+
     entries = rid_home().registry().entries()
     if as_json:
-        print(json.dumps([{"aliases": entry.aliases, "location": entry.location, **entry.config} for entry in entries]))
+        listed = []
+        for entry in entries:
+            figures = figures_of(entry)
+            gates = {"failures": None if figures is None else failures(figures)}
+            listed.append({"aliases": entry.aliases, "location": entry.location, **entry.config, "gates": gates})
+        print(json.dumps(listed))
         return exit_codes.OK
     for entry in entries:
         print(f"{entry.digest[:12]}  {entry.name}  {', '.join(entry.aliases) or '-'}")
         print(f"    {entry.budgets}, default {entry.budget(None)}; {entry.config['licence']}")
         print(f"    {entry.config['description']}")
+        print(f"    gates: {verdict(figures_of(entry))}")
     return exit_codes.OK
 
 
-def promote(name: str) -> int:
-    """Makes a defender the default."""
-    entry = rid_home().registry().promote(name)
+def promote(name: str, *, although_it_fails: bool) -> int:
+    """Makes a defender the default, if it passes its gates or that does not matter.
+
+    Raises:
+        ValueError: if it was not measured, or fails; the sentence has its figures.
+    """
+    from rid.assets.studies.defender_gates import GatesFailed
+    from rid.assets.studies.defender_gates import promote as promoted
+
+    try:
+        entry = promoted(rid_home().registry(), name, although_it_fails=although_it_fails)
+    except GatesFailed as failed:
+        raise InvalidRequest(f"{failed}: --although-it-fails") from failed
     print(f"default is now {entry.name} {entry.digest[:12]}: drops protected by another defender are outdated")
+    return exit_codes.OK
+
+
+@dataclass(frozen=True)
+class MeasureOptions:
+    """The options of a measurement; see `rid.assets.studies.defender_gates.Measuring`.
+
+    Attributes:
+        photos: Parquet files and folders.
+        count: of photos.
+        people: FIRST:LAST, or None.
+        spaces: that the defender claims.
+        unseen: that it was not trained on.
+        sides: in pixels.
+        budgets: in levels; empty takes the defender's default.
+        seed: of noise and dither.
+    """
+
+    photos: tuple[str, ...]
+    count: int
+    people: str | None
+    spaces: tuple[str, ...]
+    unseen: tuple[str, ...]
+    sides: tuple[int, ...]
+    budgets: tuple[int, ...]
+    seed: int
+
+
+def measure(name: str, options: MeasureOptions, *, as_json: bool) -> int:
+    """Measures a defender, writes its figures into its card and prints them; says whether it passes its gates."""
+    lacking = [package for package in ("torch", "diffusers") if importlib.util.find_spec(package) is None]
+    if lacking:
+        raise InvalidRequest(
+            f"measuring a defender needs {', '.join(lacking)}, which this machine lacks: install the extra `train`"
+        )
+    from rid.assets.studies.defender_gates import Measuring
+    from rid.assets.studies.defender_gates import measure as measured
+    from rid.assets.studies.measured_photos import read_measured_photos
+    from rid.resources.frozen.latent_spaces import space_sources
+    from rid.training.evaluation.gates.figures import MEASURED, failures, summary, verdict
+
+    registry = rid_home().registry()
+    entry = registry.resolve(name)
+    sources = space_sources([*options.spaces, *options.unseen], WEIGHTS / "embedded-64")
+    photos = read_measured_photos(options.photos, options.count, options.people)
+    what = Measuring(
+        photos=photos,
+        claimed=sources[: len(options.spaces)],
+        unseen=sources[len(options.spaces) :],
+        sides=options.sides,
+        budgets=options.budgets,
+        seed=options.seed,
+    )
+    figures = measured(entry, what, lambda line: print(line, file=sys.stderr, flush=True))
+    registry.record(name, MEASURED, figures.to_json())
+    if as_json:
+        print(json.dumps({"digest": entry.digest, **figures.to_json(), "failures": failures(figures)}))
+        return exit_codes.OK
+    for line in summary(figures):
+        print(line)
+    print(f"gates of {entry.name} {entry.digest[:12]}: {verdict(figures)}")
     return exit_codes.OK
 
 
@@ -70,7 +152,8 @@ def import_published(
     print(f"{digest}  {entry.name}")
     print(f"    {entry.budgets}; {entry.config['description']}")
     print(f"    rid protect SOURCE TARGET --defender {digest[:12]}     uses it")
-    print(f"    rid defenders promote {digest[:12]}                     makes it the default")
+    print(f"    rid defenders measure {digest[:12]} --photos FOLDER     holds it against its gates")
+    print(f"    rid defenders promote {digest[:12]}                     makes it the default if it passes them")
     return exit_codes.OK
 
 

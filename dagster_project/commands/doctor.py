@@ -1,4 +1,4 @@
-"""`rid doctor`: what is installed, what works, and under which licence the weights are."""
+"""`rid doctor`: what is installed, what works, and the licence and the gates of the weights."""
 
 from __future__ import annotations
 
@@ -27,6 +27,9 @@ PACKAGES = (
 
 def doctor() -> int:
     """Prints the state of this machine and returns 0 if protecting works here."""
+    from rid.assets.studies.defender_gates import figures_of
+    from rid.training.evaluation.gates.figures import summary, verdict
+
     print(f"python            {platform.python_version()} on {platform.system()} {platform.machine()}, {sys.prefix}")
     for name in PACKAGES:
         print(f"{name:17} {_version(name)}")
@@ -37,6 +40,10 @@ def doctor() -> int:
         print(f"defender          {entry.digest[:12]} {entry.name} ({names})")
         print(f"                  {entry.config['description']}")
         print(f"                  licence: {entry.config['licence']}")
+        figures = figures_of(entry)
+        print(f"                  gates: {verdict(figures)}")
+        for line in summary(figures) if figures is not None else ():
+            print(f"                  {line}")
     print("bind addresses    embedded Dask workers listen on 127.0.0.1 alone, behind a temporary TLS key;")
     print("                  `dagster dev` listens on 127.0.0.1:3000: put an authenticating proxy in front of it")
     return exit_codes.OK if sound else exit_codes.INTERNAL_ERROR

@@ -113,7 +113,7 @@ def test_rid_protect_refuses_a_budget_that_was_not_trained_for(rid: Any, tmp_pat
         assert "was trained for a fixed budget of 6 of 255 levels, not" in err
         assert not (tmp_path / "out").exists()
     assert rid(*command, "--budget", "6")[0] == 0
-    rid("defenders", "promote", "defender")
+    rid("defenders", "promote", "defender", "--although-it-fails")
     assert "a fixed budget of 6 of 255 levels" in rid("defenders", "list")[1]
 
 

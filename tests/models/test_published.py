@@ -365,7 +365,7 @@ def test_without_torch_importing_is_one_sentence(rid: Any, tmp_path: Path, packa
 
 
 def test_exporting_needs_no_torch_and_checks_what_it_copies(rid: Any, tmp_path: Path) -> None:
-    assert rid("defenders", "promote", "defender")[0] == 0
+    assert rid("defenders", "promote", "defender", "--although-it-fails")[0] == 0
     registered = tmp_path / "rid-home" / "defenders" / rid.digest
     assert rid("defenders", "export", "default")[0] == 0
     assert tree(tmp_path / f"defender-{rid.digest[:12]}") == tree(registered, without=LOCKS)

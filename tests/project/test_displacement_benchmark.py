@@ -10,7 +10,8 @@ from quick_pipelines import photo_crops
 from small_spaces import save_spaces
 from tiny_defender import write_tiny_defender
 
-from benchmarks.displacement import main, read_people
+from benchmarks.displacement import main
+from rid.assets.studies.measured_photos import read_measured_photos
 
 
 @pytest.fixture
@@ -24,8 +25,26 @@ def people(tmp_path: Path) -> Path:
 
 
 def test_photos_are_spread_over_the_people_that_are_asked_for(people: Path) -> None:
-    assert read_people([people], None, 4)[1] == ["id0", "id1", "id2", "id1"]
-    assert read_people([people], "id1:id1", 9)[1] == ["id1"] * 3
+    found = read_measured_photos([str(people)], 4)
+    assert found.people == ["id0", "id1", "id2", "id1"]
+    assert found.files[0] == pq.read_table(people).column("image")[3].as_py()["bytes"]
+    assert read_measured_photos([str(people)], 9, "id1:id1").people == ["id1"] * 3
+
+
+def test_folders_are_people_too(people: Path, tmp_path: Path) -> None:
+    files = read_measured_photos([str(people)], 5).files
+    for number, name in enumerate(["anna/1.jpg", "anna/2.JPG", "ben/1.jpeg", "alone.jpg"]):
+        (tmp_path / "faces" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "faces" / name).write_bytes(files[number])
+    (tmp_path / "faces" / "notes.txt").write_text("no photo")
+    found = read_measured_photos([str(tmp_path / "faces")], 9)
+    assert found.people == ["alone.jpg", "anna", "ben", "anna"]
+    assert found.files == [files[3], files[0], files[2], files[1]]
+    with pytest.raises(ValueError, match="no photo is found"):
+        read_measured_photos([str(tmp_path / "nothing")], 9)
+    pq.write_table(pa.table({"text": ["x"]}), tmp_path / "none.parquet")
+    with pytest.raises(ValueError, match="has no column 'image': it has text"):
+        read_measured_photos([str(tmp_path / "none.parquet")], 9)
 
 
 def test_the_table_is_made_once_and_goes_on_where_it_was_stopped(

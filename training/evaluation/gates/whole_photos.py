@@ -15,7 +15,7 @@ from torch import Tensor
 from rid.models.photo_files.photos import PhotoRefused
 from rid.models.protector import Protector
 from rid.models.upright_photos import upright_rgb
-from rid.training.evaluation.attackers.subtraction import common_pattern, subtract
+from rid.training.evaluation.attackers.subtraction import subtract
 from rid.training.evaluation.attackers.views import AS_IS, VIEWS, FaceBox, view
 from rid.training.evaluation.effect.controls import (
     fixed_pattern_control,
@@ -166,7 +166,7 @@ class ProtectedPhotos:
     def _control(self, row: str, index: int, seed: int) -> Pixels:
         clean, change = self.clean.as_is[index], self.changes[index]
         if row == SUBTRACTED:
-            return subtract((clean + change).astype(np.uint8), common_pattern(self.mean_of_others(index)))
+            return subtract((clean + change).astype(np.uint8), self.mean_of_others(index))
         if row == NOISE:
             moved = gaussian_control(clean, change, seed)
         elif row == STRIPES:
