@@ -123,8 +123,8 @@ def run_drop(
 
 
 def _after(request: ProtectionRequest, attempt: int) -> ProtectionRequest:
-    """A second attempt reads everything again: an overwritten file can have an unchanged listing."""
-    return replace(request, rehash=request.rehash or attempt > 1)
+    """A second attempt lists again, the last one reads all: an overwritten file can have an unchanged listing."""
+    return replace(request, rehash=request.rehash or attempt + 1 == REPLANS)
 
 
 def _run_planned(

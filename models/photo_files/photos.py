@@ -149,8 +149,3 @@ class Photo:
     def write(self, pixels: Pixels) -> bytes:
         """Returns the photo's file with other pixels."""
         return self.encoding.finish(self.encoding.code(pixels), self.xmp)
-
-    @property
-    def colour_channels(self) -> int:
-        """1 for grey, 3 for colour; alpha does not count."""
-        return 1 if self.pixels.ndim == 2 or self.pixels.shape[2] == 2 else 3

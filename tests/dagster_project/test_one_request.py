@@ -1,6 +1,7 @@
 """`rid protect` and the assets are given the same options in two ways and make the same of them."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from rid.models.policy import ProtectionPolicy
 from rid.resources.commits import ProtectedTable
 from rid.resources.dask_cluster import DaskCluster
 from rid.resources.places import Places
+from rid.resources.schemas import IMAGE
 from rid.resources.storage import Storage
 
 FOUR_LEVELS = '{"budget_levels": 4, "mark": false}'
@@ -136,6 +138,40 @@ def test_retries_are_equal(rid: Any, deployment: Places, monkeypatch: pytest.Mon
 
 def _fails(*_: object, **__: object) -> None:
     raise RuntimeError("a defect")
+
+
+def test_marks_are_believed_alike(rid: Any, deployment: Places, tmp_path: Path) -> None:
+    """Photos that another target published: unknown, borne out by its receipts, and trusted without any."""
+    write_photos(tmp_path / "photos", 3)
+    assert rid("protect", "photos", "published", "--defender", "defender", "--workers", "0")[0] == 0
+    files = sorted(file for file in (tmp_path / "published").rglob("*.jpg"))
+    images = [{"bytes": file.read_bytes(), "path": file.name} for file in files]
+    pq.write_table(pa.table({"image": pa.array(images, IMAGE)}), tmp_path / "source" / "monday.parquet")
+
+    def decided(*arguments: str, **config: object) -> tuple[list[str], list[list[str]]]:
+        rows = assert_equal(by_command(rid, *arguments), by_assets(deployment, **config))
+        return [row["status"] for row in rows], [row["flags"] for row in rows]
+
+    assert decided() == (["protected"] * 3, [["mark_replaced"]] * 3)
+    assert decided("--trust-marks", trust_marks=True) == (["skipped"] * 3, [["mark_trusted"]] * 3)
+    known = ("--known", "published", "--retry", "already_protected")
+    assert decided(*known, known=["published"], retry=["already_protected"]) == (["skipped"] * 3, [[]] * 3)
+
+
+def test_a_file_that_changed_under_its_listing_is_found_alike(rid: Any, deployment: Places, tmp_path: Path) -> None:
+    """Size and time of the source are those of the last run; only `rehash` reads it again."""
+    file = tmp_path / "source" / "monday.parquet"
+    pq.write_table(pq.read_table(file), file, compression="none", use_dictionary=False)
+    before = assert_equal(by_command(rid), by_assets(deployment))
+    times = file.stat().st_atime_ns, file.stat().st_mtime_ns
+    data = bytearray(file.read_bytes())
+    at = data.index(b"photo 3")
+    data[at : at + 7] = b"photo 8"
+    file.write_bytes(data)
+    os.utime(file, ns=times)
+    assert assert_equal(by_command(rid), by_assets(deployment)) == before
+    rows = assert_equal(by_command(rid, "--rehash"), by_assets(deployment, rehash=True))
+    assert [row["caption"] for row in rows] != [row["caption"] for row in before]
 
 
 def test_prefixes_are_allowed_alike(rid: Any, deployment: Places, tmp_path: Path) -> None:

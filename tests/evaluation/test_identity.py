@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from skimage import data
 
-from rid.training.evaluation.judges.identity import IdentitySpace, dlib_embedder, identity_space, identity_space_of
+from rid.training.evaluation.judges.identity import IdentitySpace, dlib_embedder, identity_space_of
 
 
 def stranger(index: int) -> np.ndarray:
@@ -19,10 +19,14 @@ def portrait(offset: int = 0, side: int = 64) -> np.ndarray:
     return cv2.resize(np.ascontiguousarray(crop), (side, side), interpolation=cv2.INTER_AREA)
 
 
+def embedded(people: list[list[np.ndarray]]) -> list[list[np.ndarray | None]]:
+    return [[dlib_embedder().embed(photo) for photo in photos] for photos in people]
+
+
 @pytest.fixture(scope="module")
 def space() -> IdentitySpace:
-    people = [[stranger(index)] for index in range(24)]
-    return identity_space(dlib_embedder(), people[:16], people[16:])
+    people = embedded([[stranger(index)] for index in range(24)])
+    return identity_space_of(dlib_embedder(), people[:16], people[16:])
 
 
 def test_a_person_is_more_like_themself_than_like_others(space: IdentitySpace) -> None:
@@ -73,7 +77,8 @@ def test_what_cannot_be_measured_gives_a_sentence(space: IdentitySpace) -> None:
     empty = np.zeros((64, 64, 3), np.uint8)
     with pytest.raises(ValueError, match="no face was found on any of 1 photos"):
         space.person([empty])
+    one, two = embedded([[portrait()], [empty]]), embedded([[portrait()], [stranger(0)]])
     with pytest.raises(ValueError, match="at least two people"):
-        identity_space(dlib_embedder(), [[portrait()], [empty]], [[portrait()], [stranger(0)]])
+        identity_space_of(space.embedder, one, two)
     with pytest.raises(ValueError, match="and of two others"):
-        identity_space(dlib_embedder(), [[portrait()], [stranger(0)]], [[portrait()], [empty]])
+        identity_space_of(space.embedder, two, one)

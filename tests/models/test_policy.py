@@ -1,8 +1,9 @@
 import json
+from dataclasses import fields
 
 import pytest
 
-from rid.models.policy import ProtectionPolicy
+from rid.models.policy import PILLOW_BOMB_PIXELS, ProtectionPolicy
 from rid.models.protector import READ_BACK
 
 
@@ -38,6 +39,36 @@ def test_what_bounds_a_run_decides_no_bytes_and_is_not_in_the_digest() -> None:
     bounds = {"max_quarantined": 1, "max_quarantined_share": 0.9, "photo_seconds": 3, "photo_memory": 2**26}
     assert ProtectionPolicy(**bounds).digest() == ProtectionPolicy().digest()
     assert ProtectionPolicy(**bounds).to_json() != ProtectionPolicy().to_json()
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high", "step"),
+    [
+        ("budget_levels", 1, 16, 1),
+        ("min_survival", 0.1, 1.0, 1e-6),
+        ("window_overlap", 0.0, 0.75, 1e-6),
+        ("max_bytes", 1, 2**31 - 1, 1),
+        ("max_pixels", 1, 2 * PILLOW_BOMB_PIXELS, 1),
+        ("max_side", 1, 65_500, 1),
+        ("min_side", 1, 65_500, 1),
+        ("max_quarantined_share", 0.0, 1.0, 1e-6),
+        ("max_quarantined", 0, 10**9, 1),
+        ("photo_seconds", 0.1, 86_400, 1e-6),
+        ("photo_memory", 2**25, 2**40, 1),
+    ],
+)
+def test_every_number_has_bounds_that_are_allowed_themselves(name: str, low: float, high: float, step: float) -> None:
+    for value in (low, high):
+        assert getattr(ProtectionPolicy(**{name: value}), name) == value
+    for value in (low - step, high + step):
+        with pytest.raises(ValueError, match=r"is not allowed: .* from \S+ to \S+"):
+            ProtectionPolicy(**{name: value})
+
+
+def test_no_number_is_without_a_test_of_its_bounds() -> None:
+    (marks,) = test_every_number_has_bounds_that_are_allowed_themselves.pytestmark
+    numbers = {field.name for field in fields(ProtectionPolicy) if "int" in field.type or "float" in field.type}
+    assert {case[0] for case in marks.args[1]} == numbers
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,20 @@ def test_padding_gives_way_so_that_a_packet_keeps_its_length() -> None:
     assert 250 < len(with_mark(tight, MARK)) - len(tight) < 500
 
 
+@pytest.mark.parametrize("padding", [0, 1, 2, 50, 10_000])
+def test_padding_gives_way_to_the_byte_and_one_blank_stays(padding: int) -> None:
+    """The rest of a packet is as it was, blanks elsewhere included; a packet that shrinks gets no padding back."""
+    inside = "dc:format='a   b'> \n </rdf:Description><!-- <?xpacket end= of a template    <?xpacket end= -->"
+    whole = packet(inside, padding=padding)
+    marked = with_mark(whole, MARK)
+    tail = b"</rdf:RDF>\n</x:xmpmeta>"
+    head, end = whole[: whole.rindex(tail)], b"<?xpacket end='w'?>"
+    added = marked[len(head) : marked.rindex(tail)]
+    kept = padding if padding < 2 else max(1, padding - len(added))
+    assert marked == head + added + tail + b" " * kept + end
+    assert with_mark(marked, None) == head + tail + b" " * kept + end
+
+
 def test_descriptions_of_one_packet_are_about_the_same_thing() -> None:
     assert with_mark(packet("dc:format='x'/>", about="uuid:1&amp;2"), MARK).count(b"rdf:about='uuid:1&amp;2'") == 2
 

@@ -125,6 +125,20 @@ def test_parquet_rows_are_skipped_too(first, tmp_path: Path):
     assert all(row["image"]["bytes"] == images[row["n"]]["bytes"] for row in rows if row["status"] == "skipped")
 
 
+def test_a_receipt_bears_out_its_own_photo_alone(first, tmp_path: Path):
+    """Another photo of the shard has a mark that holds, by a deployment that is not known here."""
+    write_photos(tmp_path / "theirs", 1, first=70)
+    run(request_for(tmp_path / "theirs", tmp_path / "elsewhere", tmp_path / "defender"))
+    again = Storage(str(tmp_path / "again"))
+    again.write_bytes("ours.jpg", (tmp_path / "out" / "p000.jpg").read_bytes())
+    again.write_bytes("theirs.jpg", (tmp_path / "elsewhere" / "p070.jpg").read_bytes())
+    request = second(tmp_path, tmp_path / "out")
+    run(request)
+    rows = receipts(request)
+    assert (rows["ours.jpg"]["status"], rows["theirs.jpg"]["status"]) == ("skipped", "protected")
+    assert rows["theirs.jpg"]["flags"] == ["mark_replaced"]
+
+
 def test_metadata_that_was_edited_since_changes_nothing(first, tmp_path: Path):
     """Its sha256 is another one, but its pixels and its mark are those of a receipt."""
     data = (tmp_path / "out" / "p000.jpg").read_bytes()

@@ -9,6 +9,7 @@ import pytest
 from small_catalogs import HERE, photo_bytes, request_for, run, tree, write_parquet, write_photos
 from tiny_defender import write_tiny_defender
 
+from rid.assets.catalog.index import index_source
 from rid.assets.catalog.plan import read_current
 from rid.assets.catalog.sources import InputChanged
 from rid.assets.protection.failure_budget import FailureBudgetExceeded
@@ -207,6 +208,41 @@ def test_a_photo_overwritten_during_the_run_is_planned_again(request_, tmp_path:
         summary = run_drop(request_, workers)
     assert summary.protected == 12
     clean = request_for(tmp_path / "photos", tmp_path / "clean", tmp_path / "defender")
+    run(clean)
+    assert tree(tmp_path / "clean", without=("_rid",)) == tree(tmp_path / "out", without=("_rid",))
+
+
+def test_a_photo_overwritten_under_an_unchanged_listing_is_found_by_the_last_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Size and time are those of the catalog: only reading everything again shows what is there."""
+    for number in range(3):
+        (tmp_path / f"{number}.tif").write_bytes(photo_bytes(number, "TIFF"))
+    photo = tmp_path / "photos" / "p.tif"
+    photo.parent.mkdir()
+    shutil.copy(tmp_path / "0.tif", photo)
+    shutil.copy(tmp_path / "2.tif", photo.with_name("q.tif"))
+    request = request_for(photo.parent, tmp_path / "out", tmp_path / "defender")
+    times = photo.stat().st_atime_ns, photo.stat().st_mtime_ns
+    reread: list[bool] = []
+
+    class Overwriting(Workers):
+        def run(self, function, tasks, *, prefix, expected, **options):
+            if prefix == "protect" and len(reread) == 1:
+                photo.write_bytes((tmp_path / "1.tif").read_bytes())
+                os.utime(photo, ns=times)
+            yield from super().run(function, tasks, prefix=prefix, expected=expected, **options)
+
+    def index(*arguments, rehash: bool, **options):
+        reread.append(rehash)
+        return index_source(*arguments, rehash=rehash, **options)
+
+    monkeypatch.setattr("rid.assets.protection.run.index_source", index)
+    with Overwriting(HERE) as workers:
+        summary = run_drop(request, workers)
+    assert summary.protected == 2
+    assert reread == [False, False, True], "a listing is cheap, reading everything is the last resort"
+    clean = request_for(photo.parent, tmp_path / "clean", tmp_path / "defender")
     run(clean)
     assert tree(tmp_path / "clean", without=("_rid",)) == tree(tmp_path / "out", without=("_rid",))
 

@@ -2,7 +2,7 @@
 
 import types
 import typing
-from dataclasses import fields
+from dataclasses import dataclass, fields
 
 import pyarrow as pa
 import pytest
@@ -19,6 +19,7 @@ from rid.resources.records import (
     SourceSidecar,
     columns_of,
     read_records,
+    sidecar_receipts,
     to_arrow,
 )
 from rid.resources.schemas import CATALOG, RECEIPTS
@@ -65,6 +66,11 @@ RECEIPT = Receipt(
     psnr=40.5,
     sidecars=(SidecarReceipt("a/b.xmp", 12, "1" * 64),),
 )
+
+
+@dataclass(frozen=True)
+class _OnlySidecars:
+    sidecars: tuple[SidecarReceipt, ...] = sidecar_receipts()
 
 
 def assert_fits(kind: type, schema: pa.Schema) -> None:
@@ -123,3 +129,4 @@ def test_columns_that_an_earlier_version_did_not_write_have_their_defaults() -> 
     assert (row.sidecars, row.pixels_sha256, row.drop, row.psnr) == ((), None, "monday", 40.5)
     with pytest.raises(ValueError, match="no column 'drop'; they have key, status"):
         list(read_records(Receipt, older))
+    assert list(read_records(_OnlySidecars, older)) == [_OnlySidecars()], "a row without a known column is a row"

@@ -166,32 +166,22 @@ class IdentitySpace:
         return Similarity(ism, lost / len(found), float(np.mean(faces)) if faces else None)
 
 
-def identity_space(
-    embedder: FaceEmbedder,
-    development: Sequence[Sequence[NDArray[np.uint8]]],
-    others: Sequence[Sequence[NDArray[np.uint8]]],
-) -> IdentitySpace:
-    """Builds the space from photos.
-
-    Args:
-        embedder: what describes a face.
-        development: photos by person; they are the centre.
-        others: photos of other people, who say how alike strangers are. The development people cannot: around their own
-            mean they point away from each other (N of them have a mean cosine of about -1 / (N - 1)).
-
-    Raises:
-        ValueError: if fewer than two people of either set have a photo with a face.
-    """
-    embedded = [[[embedder.embed(photo) for photo in photos] for photos in people] for people in (development, others)]
-    return identity_space_of(embedder, *embedded)
-
-
 def identity_space_of(
     embedder: FaceEmbedder,
     development: Sequence[Sequence[NDArray[np.float64] | None]],
     others: Sequence[Sequence[NDArray[np.float64] | None]],
 ) -> IdentitySpace:
-    """Builds the space from the raw embeddings of the photos."""
+    """Builds the space from the raw embeddings of photos; one without a face has none.
+
+    Args:
+        embedder: what described the faces.
+        development: embeddings by person; they are the centre.
+        others: those of other people, who say how alike strangers are. The development people cannot: around their own
+            mean they point away from each other (N of them have a mean cosine of about -1 / (N - 1)).
+
+    Raises:
+        ValueError: if fewer than two people of either set have a photo with a face.
+    """
     centred_on, compared = (_people_with_faces(people) for people in (development, others))
     centre = np.mean([np.mean(photos, axis=0) for photos in centred_on], axis=0)  # (D,)
     units = [np.stack([_unit(photo - centre) for photo in photos]) for photos in compared]  # of P people, (N, D)
