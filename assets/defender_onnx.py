@@ -17,10 +17,10 @@ from pydantic import Field
 
 from rid.assets.defender import defender
 from rid.assets.operations import TRAINING_OWNERS, mistakes_are_final
-from rid.assets.studies.defender_gates import figures_of, promote
+from rid.assets.studies.defender_gates import promote
 from rid.resources.defender_registry import DEFAULT_ALIAS, DefenderEntry, fetch_defender
 from rid.resources.places import Places
-from rid.training.evaluation.gates.figures import failures, summary, verdict
+from rid.training.evaluation.gates.figures import failures, figures_in, summary, verdict
 
 GATES_CHECK = "gates_are_passed"
 GATES_TEXT = (
@@ -60,7 +60,7 @@ def defender_onnx(context: AssetExecutionContext, config: ExportConfig, places: 
 
 def gates_check(entry: DefenderEntry) -> AssetCheckResult:
     """Holds the figures in a defender's card against the gates; a failure warns, since promotion is what refuses."""
-    figures = figures_of(entry)
+    figures = figures_in(entry.config)
     return AssetCheckResult(
         check_name=GATES_CHECK,
         passed=figures is not None and not failures(figures),

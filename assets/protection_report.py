@@ -1,5 +1,7 @@
 """How protected photos look, what protection does to diffusion models, and what was held back: a page and a CSV."""
 
+from pathlib import Path
+
 from dagster import AssetSpec, Config
 from pydantic import Field
 
@@ -14,6 +16,7 @@ from rid.assets.reports.drop_report import EFFECT, QUALITY, REPORT_EPOCH, SHEET,
 from rid.assets.shown_pictures import inline_picture
 from rid.assets.training_config import frozen_models
 from rid.resources.dask_workers import Workers
+from rid.resources.frozen.latent_spaces import space_sources
 from rid.resources.places import Places
 from rid.resources.storage import Storage
 
@@ -38,6 +41,9 @@ class ReportConfig(Config):
 
     models: list[str] = Field(
         default=["embedded"], description="Frozen diffusion models to measure on; an empty list measures nothing."
+    )
+    spaces: list[str] = Field(
+        default=[], description="Latent spaces to measure displacement in: sd1, sdxl, sd3, flux1, folders, hub ids."
     )
     photos: int = Field(default=64, description="Protected photos that are measured, a seeded sample.")
     draws: int = Field(default=8, description="Time steps a photo.")
@@ -85,6 +91,7 @@ def report_request(drop: str, config: ReportConfig, places: Places) -> ReportReq
         catalog=catalog,
         folder=places.reports(drop),
         models=tuple(frozen_models(config.models, places)) if config.models else (),
+        spaces=tuple(space_sources(config.spaces, Path(places.weights) / "embedded-64")) if config.spaces else (),
         photos=config.photos,
         shown=config.contact_sheet,
         draws=config.draws,
@@ -109,6 +116,11 @@ def _metadata(report: DropReport, folder: Storage) -> dict[str, object]:
         change = effect["protected"]
         text = f"{change['mean']:+.4f} [{change['low']:+.4f}, {change['high']:+.4f}]"
         metadata[f"diffusion loss of {effect['model']}"] = text
+    for moved in figures["displacement"]:
+        ratio = moved["over_noise"]
+        metadata[f"displacement in {moved['space']}, times noise"] = (
+            f"{ratio['mean']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]"
+        )
     for title, name, kind in PICTURES:
         if folder.exists(name):
             metadata[title] = inline_picture(title, folder.read_bytes(name), kind)

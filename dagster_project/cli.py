@@ -113,6 +113,10 @@ def report(
         list[str] | None,
         typer.Option(help="Frozen diffusion model to measure on: folder, hub id, or 'embedded', the one that ships."),
     ] = None,
+    space: Annotated[
+        list[str] | None,
+        typer.Option(help="Latent space to measure in: sd1, sdxl, sd3, flux1, folder, hub id, 'embedded'."),
+    ] = None,
     photos: Annotated[int, typer.Option(help="Protected photos that are measured, a seeded sample.", min=2)] = 64,
     contact_sheet: Annotated[
         int, typer.Option(help="Photos on the contact sheet; 0 leaves it out: the report then shows no person.", min=0)
@@ -121,12 +125,12 @@ def report(
     out: Annotated[str | None, typer.Option(help="Folder or prefix; by default inside TARGET/_rid.")] = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes; by default one a core.")] = None,
 ) -> int:
-    """Writes a page on how the photos look and what protection does to diffusion models."""
+    """Writes a page on how the photos look and what protection does to diffusion models and in latent spaces."""
     from rid.dagster_project.commands.report import ReportOptions
     from rid.dagster_project.commands.report import report as run
     from rid.resources.dask_workers import WorkerSettings
 
-    options = ReportOptions(drop, tuple(model or ()), photos, contact_sheet, seed, out)
+    options = ReportOptions(drop, tuple(model or ()), tuple(space or ()), photos, contact_sheet, seed, out)
     return run(target, options, WorkerSettings(n_workers=workers))
 
 

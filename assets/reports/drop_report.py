@@ -16,6 +16,7 @@ from typing import Any
 
 from rid.assets.catalog.plan import DropCatalog
 from rid.assets.frozen.diffusion_models import models_to_json
+from rid.assets.reports.displacement import SpaceEffect, SpaceTask, displacement_csv, measure_displacement
 from rid.assets.reports.effect import LookTask, MeasureTask, ModelEffect, measure_look, measure_protection
 from rid.assets.reports.figures import DropFigures, read_figures, spread
 from rid.assets.reports.page import Page, render
@@ -25,17 +26,21 @@ from rid.resources.commits import ProtectedTable
 from rid.resources.dask_workers import Workers
 from rid.resources.defender_registry import DefenderEntry
 from rid.resources.frozen.diffusion_sources import DiffusionSource
+from rid.resources.frozen.latent_spaces import SpaceSource
 from rid.resources.storage import Storage
+from rid.training.evaluation.gates.figures import figures_in, verdict
 from rid.training.evaluation.judges.perceptual import PerceptualDistances
 
-REPORT_EPOCH = 3  # raised when a report of the same inputs has to look different
-PAGE, ROWS, FIGURES, SHEET, QUALITY, EFFECT = (
+REPORT_EPOCH = 4  # raised when a report of the same inputs has to look different
+SPACE_SIDE = 512  # pixels; people's models are taught on squares of at least this side
+PAGE, ROWS, FIGURES, SHEET, QUALITY, EFFECT, DISPLACEMENT = (
     "index.html",
     "photos.csv",
     "report.json",
     "contact_sheet.jpg",
     "quality.png",
     "effect.png",
+    "displacement.csv",
 )
 
 
@@ -50,6 +55,8 @@ class ReportRequest:
         catalog: the drop's catalog.
         folder: where the report goes.
         models: frozen models whose diffusion loss is measured; none leaves that out.
+        spaces: latent spaces in which displacement is measured; none leaves that out.
+        space_side: in pixels, of the squares that are encoded there.
         photos: protected photos that are measured.
         shown: photos on the contact sheet; 0 leaves it out, for privacy.
         draws: time steps a photo.
@@ -68,6 +75,8 @@ class ReportRequest:
     draws: int
     seed: int
     find_defender: Callable[[str], DefenderEntry | None] = field(compare=False)
+    spaces: tuple[SpaceSource, ...] = ()
+    space_side: int = SPACE_SIDE
 
     def digest(self) -> str:
         """sha256 of everything that the report is made of."""
@@ -76,7 +85,8 @@ class ReportRequest:
             "shards": sorted(self.table.live_files(self.drop)),
             "catalog": self.catalog.url,
             "models": [model.digest() for model in self.models],
-            "numbers": [self.photos, self.shown, self.draws, self.seed],
+            "spaces": [[space.name, space.digest()] for space in self.spaces],
+            "numbers": [self.photos, self.shown, self.draws, self.seed, self.space_side],
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -106,15 +116,20 @@ def report_drop(request: ReportRequest, workers: Workers) -> DropReport:
     page = request.folder.uri(PAGE)
     if request.folder.exists(FIGURES):
         found = json.loads(request.folder.read_bytes(FIGURES))
-        if found["inputs"] == digest:
+        if found["inputs"] == digest and found["gates"] == _gates(request, found["defender_digest"]):
             return DropReport(page, False, found)
     figures = _read(request)
     effects, remarks = _measure(request, figures, workers)
+    moved, more = _measure_spaces(request, figures, workers)
+    remarks += more
     pairs = _pairs(request, figures)
     figures, look_remark = _with_look(request, figures, workers)
     defender = request.find_defender(figures.defender_digest) if figures.defender_digest else None
+    gates = _gates(request, figures.defender_digest)
     losses = defender.config.get("training", {}).get("losses") if defender else None
     files = _pictures(figures, pairs, effects)
+    if moved:
+        files[DISPLACEMENT] = displacement_csv(moved)
     files[PAGE] = render(
         Page(
             drop=request.drop,
@@ -124,6 +139,8 @@ def report_drop(request: ReportRequest, workers: Workers) -> DropReport:
             figures=figures,
             defender=defender,
             effects=effects,
+            moved=moved,
+            gates=gates,
             remarks=remarks,
             look_remark=look_remark,
             draws=request.draws,
@@ -135,14 +152,21 @@ def report_drop(request: ReportRequest, workers: Workers) -> DropReport:
             rows=ROWS,
         )
     )
-    for stale in (SHEET, QUALITY, EFFECT):
+    for stale in (SHEET, QUALITY, EFFECT, DISPLACEMENT):
         if stale not in files and request.folder.exists(stale):
             request.folder.discard(stale)
     for name in sorted(files):
         request.folder.write_bytes(name, files[name])
-    values = _values(figures, effects, remarks) | {"inputs": digest}
+    values = _values(figures, effects, remarks) | {"displacement": [one.values() for one in moved], "gates": gates}
+    values |= {"inputs": digest}
     request.folder.write_bytes(FIGURES, (json.dumps(values, indent=2) + "\n").encode())
     return DropReport(page, True, values)
+
+
+def _gates(request: ReportRequest, digest: str) -> str:
+    """Returns whether a defender passes its gates, in words; "" for one that is not known here."""
+    defender = request.find_defender(digest) if digest else None
+    return verdict(figures_in(defender.config)) if defender else ""
 
 
 def _read(request: ReportRequest) -> DropFigures:
@@ -175,7 +199,7 @@ def _measure(request: ReportRequest, figures: DropFigures, workers: Workers) -> 
         if len(keys) > 1
     ]
     effects: dict[str, ModelEffect] = {}
-    remarks = [] if request.models else ["No model was named, so that nothing was measured."]
+    remarks = [] if request.models or request.spaces else ["No model was named, so that nothing was measured."]
     if request.models and not tasks:
         remarks = [f"Not measured: an interval needs two protected photos, the drop has {len(keys)}."]
     for done in workers.run(measure_protection, tasks, prefix="measure", expected=len(tasks), gpu=True):
@@ -187,10 +211,30 @@ def _measure(request: ReportRequest, figures: DropFigures, workers: Workers) -> 
     return [effects[task.models_json] for task in tasks if task.models_json in effects], remarks
 
 
+def _measure_spaces(
+    request: ReportRequest, figures: DropFigures, workers: Workers
+) -> tuple[list[SpaceEffect], list[str]]:
+    """Measures each latent space in a task of its own; what cannot be measured is said in a sentence."""
+    keys = tuple(figures.sample[: request.photos])
+    if request.spaces and len(keys) < 2:
+        return [], [f"No displacement was measured: an interval needs two protected photos, the drop has {len(keys)}."]
+    common = (request.table.url, request.target.url, request.drop, request.catalog, keys)
+    tasks = [SpaceTask(*common, space, request.space_side, request.seed) for space in request.spaces]
+    effects: dict[str, SpaceEffect] = {}
+    remarks = []
+    for done in workers.run(measure_displacement, tasks, prefix="displace", expected=len(tasks), gpu=True):
+        name = done.task.space.name
+        if isinstance(done.result, SpaceEffect):
+            effects[name] = done.result
+        else:
+            remarks.append(f"{name}: {done.result or 'not measured: the worker died'}")
+    return [effects[space.name] for space in request.spaces if space.name in effects], remarks
+
+
 def _with_look(request: ReportRequest, figures: DropFigures, workers: Workers) -> tuple[DropFigures, str]:
     """Adds the sample's perceptual distance to the figures, or returns a sentence that says why it was not measured."""
     keys = tuple(figures.sample[: request.photos])
-    if not keys or not request.models:
+    if not keys or not (request.models or request.spaces):
         return figures, ""
     task = LookTask(request.table.url, request.target.url, request.drop, request.catalog, keys)
     (done,) = workers.run(measure_look, [task], prefix="look", expected=1, gpu=True)

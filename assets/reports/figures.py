@@ -92,7 +92,7 @@ def read_figures(table: ProtectedTable, drop: str, sample: int, seed: int, rows_
     writer.writerow(COLUMNS)
     for row in table.iter_records(drop, Receipt):
         photos += 1
-        writer.writerow([_cell(getattr(row, name)) for name in COLUMNS])
+        writer.writerow([csv_cell(getattr(row, name)) for name in COLUMNS])
         counters["status"][row.status] += 1
         policy, budget = row.policy_digest, row.budget_levels
         if row.status != Status.PROTECTED:
@@ -139,7 +139,7 @@ def spread(values: NDArray[np.float32], *, worst: Literal["least", "most"] = "le
     return Spread(low, median, high, float(values.min() if worst == "least" else values.max()), values)
 
 
-def _cell(value: Any) -> Any:
+def csv_cell(value: Any) -> Any:
     """A value for CSV; text that a spreadsheet would run as a formula gets an apostrophe in front."""
     if isinstance(value, tuple):
         return " ".join(one.path if isinstance(one, SidecarReceipt) else one for one in value)

@@ -6,6 +6,7 @@ import base64
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from rid.assets.reports.displacement import SpaceEffect
 from rid.assets.reports.effect import ModelEffect
 from rid.assets.reports.figures import LISTED, DropFigures
 from rid.assets.reports.html_templates import html_template
@@ -32,6 +33,8 @@ class Page:
         figures: the numbers.
         defender: what protected; None if it is not known here any more, or nothing is protected.
         effects: what was measured on frozen models.
+        moved: what was measured in latent spaces.
+        gates: whether the defender passes its gates, in words, or "".
         remarks: why something was not measured on models.
         look_remark: why no perceptual distance was measured, or "".
         draws: time steps a photo.
@@ -50,6 +53,8 @@ class Page:
     figures: DropFigures
     defender: DefenderEntry | None
     effects: Sequence[ModelEffect]
+    moved: Sequence[SpaceEffect]
+    gates: str
     remarks: Sequence[str]
     look_remark: str
     draws: int

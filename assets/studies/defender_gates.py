@@ -9,7 +9,7 @@ from rid.assets.frozen.spaces import load_spaces
 from rid.assets.studies.measured_photos import MeasuredPhotos
 from rid.resources.defender_registry import DefenderEntry, DefenderRegistry, fetch_defender
 from rid.resources.frozen.latent_spaces import SpaceSource
-from rid.training.evaluation.gates.figures import GATES, MEASURED, GateFigures, Gates, failures, summary
+from rid.training.evaluation.gates.figures import GATES, GateFigures, Gates, failures, figures_in, summary
 
 
 class GatesFailed(ValueError):
@@ -60,16 +60,6 @@ def measure(entry: DefenderEntry, what: Measuring, say: Callable[[str], None]) -
     return measure_defender(OnnxEngine(model), what.photos.files, what.photos.people, judged, how, say)
 
 
-def figures_of(entry: DefenderEntry) -> GateFigures | None:
-    """Returns the figures in a defender's card, or None if there are none.
-
-    Raises:
-        ValueError: if they cannot be read.
-    """
-    values = entry.config.get(MEASURED)
-    return GateFigures.from_json(values) if values is not None else None
-
-
 def promote(
     registry: DefenderRegistry, name: str, *, although_it_fails: bool = False, gates: Gates = GATES
 ) -> DefenderEntry:
@@ -90,7 +80,7 @@ def check_gates(entry: DefenderEntry, gates: Gates = GATES) -> None:
     Raises:
         GatesFailed: if it was not measured or fails.
     """
-    figures = figures_of(entry)
+    figures = figures_in(entry.config)
     if figures is None:
         raise GatesFailed(
             f"defender {entry.name} ({entry.digest[:12]}) was never measured: run `rid defenders measure` on it first, "

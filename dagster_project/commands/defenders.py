@@ -18,14 +18,13 @@ IMPORT_NEEDS = ("torch", "safetensors", "onnx", "onnxscript")
 
 def list_defenders(*, as_json: bool) -> int:
     """Prints every defender with its aliases, budget, licence and gates."""
-    from rid.assets.studies.defender_gates import figures_of
-    from rid.training.evaluation.gates.figures import failures, verdict
+    from rid.training.evaluation.gates.figures import failures, figures_in, verdict
 
     entries = rid_home().registry().entries()
     if as_json:
         listed = []
         for entry in entries:
-            figures = figures_of(entry)
+            figures = figures_in(entry.config)
             gates = {"failures": None if figures is None else failures(figures)}
             listed.append({"aliases": entry.aliases, "location": entry.location, **entry.config, "gates": gates})
         print(json.dumps(listed))
@@ -34,7 +33,7 @@ def list_defenders(*, as_json: bool) -> int:
         print(f"{entry.digest[:12]}  {entry.name}  {', '.join(entry.aliases) or '-'}")
         print(f"    {entry.budgets}, default {entry.budget(None)}; {entry.config['licence']}")
         print(f"    {entry.config['description']}")
-        print(f"    gates: {verdict(figures_of(entry))}")
+        print(f"    gates: {verdict(figures_in(entry.config))}")
     return exit_codes.OK
 
 

@@ -27,8 +27,7 @@ PACKAGES = (
 
 def doctor() -> int:
     """Prints the state of this machine and returns 0 if protecting works here."""
-    from rid.assets.studies.defender_gates import figures_of
-    from rid.training.evaluation.gates.figures import summary, verdict
+    from rid.training.evaluation.gates.figures import figures_in, summary, verdict
 
     print(f"python            {platform.python_version()} on {platform.system()} {platform.machine()}, {sys.prefix}")
     for name in PACKAGES:
@@ -40,7 +39,7 @@ def doctor() -> int:
         print(f"defender          {entry.digest[:12]} {entry.name} ({names})")
         print(f"                  {entry.config['description']}")
         print(f"                  licence: {entry.config['licence']}")
-        figures = figures_of(entry)
+        figures = figures_in(entry.config)
         print(f"                  gates: {verdict(figures)}")
         for line in summary(figures) if figures is not None else ():
             print(f"                  {line}")

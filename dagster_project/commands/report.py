@@ -1,4 +1,4 @@
-"""`rid report`: one page a drop on how its photos look and what protection does to diffusion models."""
+"""`rid report`: a page a drop on how photos look and what protection does to diffusion models and latent spaces."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ class ReportOptions:
     Attributes:
         drop: one drop, or None for each.
         models: folders, hub ids, or "embedded".
+        spaces: latent spaces: short names, folders, hub ids, or "embedded".
         photos: protected photos that are measured.
         contact_sheet: photos on the contact sheet.
         seed: of the sample, the time steps and the noise.
@@ -31,6 +32,7 @@ class ReportOptions:
 
     drop: str | None
     models: tuple[str, ...]
+    spaces: tuple[str, ...]
     photos: int
     contact_sheet: int
     seed: int
@@ -59,6 +61,7 @@ def build_requests(target: str, options: ReportOptions) -> list[ReportRequest]:
     from rid.assets.protection.targets import find_target
     from rid.assets.reports.drop_report import ReportRequest
     from rid.resources.frozen.diffusion_sources import diffusion_sources
+    from rid.resources.frozen.latent_spaces import space_sources
     from rid.resources.storage import Storage
 
     found = find_target(target)
@@ -68,6 +71,7 @@ def build_requests(target: str, options: ReportOptions) -> list[ReportRequest]:
         raise InvalidRequest(f"{target} has no drop {options.drop!r}; it has {', '.join(drops) or 'none'}")
     base = Storage(options.out) if options.out else table.storage.child("_rid", "_reports")
     models = tuple(diffusion_sources(options.models, WEIGHTS / "embedded-64")) if options.models else ()
+    spaces = tuple(space_sources(options.spaces, WEIGHTS / "embedded-64")) if options.spaces else ()
     requests = []
     for name in drops if options.drop is None else [options.drop]:
         catalog = found.current(name)
@@ -81,6 +85,7 @@ def build_requests(target: str, options: ReportOptions) -> list[ReportRequest]:
                 catalog=catalog,
                 folder=base.child(name),
                 models=models,
+                spaces=spaces,
                 photos=options.photos,
                 shown=options.contact_sheet,
                 draws=DRAWS,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from small_catalogs import photo_bytes, write_parquet, write_photos
+from small_spaces import save_spaces
 from tiny_defender import write_tiny_defender
 
 
@@ -129,6 +130,19 @@ def test_defenders_are_listed_and_promoted(rid, tmp_path: Path):
     write_photos(tmp_path / "photos", 1)
     assert rid("protect", "photos", "out", "--workers", "0")[0] == 0
     assert rid("defenders", "promote", "nobody")[0] == 5
+
+
+def test_a_report_measures_displacement_in_the_spaces_that_are_named(rid, tmp_path: Path):
+    write_photos(tmp_path / "photos", 2)
+    assert protect(rid, "photos", "out")[0] == 0
+    (space,) = save_spaces(tmp_path / "spaces", 1)
+    code, out, _ = rid("report", "out", "--space", str(space), "--workers", "0", "--out", "reports")
+    assert code == 0 and "index.html" in out
+    (found,) = (tmp_path / "reports").rglob("report.json")
+    (moved,) = json.loads(found.read_text())["displacement"]
+    assert (moved["space"], moved["photos"], moved["side"]) == ("space-0", 2, 512)
+    code, _, err = rid("report", "out", "--space", "sd9", "--workers", "0")
+    assert code == 5 and one_sentence(err) and "none of sd1, sdxl, sd3, flux1" in err
 
 
 def test_drops_need_a_dagster_instance_and_live_in_it(rid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

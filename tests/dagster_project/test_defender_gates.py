@@ -12,11 +12,18 @@ from small_spaces import save_spaces
 from tiny_defender import write_tiny_defender
 
 from rid.assets.defender_onnx import GATES_CHECK, defender_onnx
-from rid.assets.studies.defender_gates import GatesFailed, figures_of, promote
+from rid.assets.studies.defender_gates import GatesFailed, promote
 from rid.resources.defender_registry import DefenderRegistry
 from rid.resources.places import Places
 from rid.resources.storage import Storage
-from rid.training.evaluation.gates.figures import MEASURED, GateFigures, LookFigures, SideFigures, SpaceFigures
+from rid.training.evaluation.gates.figures import (
+    MEASURED,
+    GateFigures,
+    LookFigures,
+    SideFigures,
+    SpaceFigures,
+    figures_in,
+)
 from rid.training.evaluation.statistics import Interval
 
 
@@ -94,15 +101,15 @@ def test_figures_are_kept_in_the_registry_and_survive_registering_again(tmp_path
     write_tiny_defender(made)
     registry = DefenderRegistry(Storage(str(tmp_path / "home")), shipped)
     digest = registry.register(made)
-    assert figures_of(registry.record(digest, MEASURED, passing())) == GateFigures.from_json(passing())
+    assert figures_in(registry.record(digest, MEASURED, passing()).config) == GateFigures.from_json(passing())
     registry.register(made)  # a card without figures
-    assert figures_of(registry.resolve(digest)) is not None
+    assert figures_in(registry.resolve(digest).config) is not None
     before = (shipped / "default" / "config.json").read_bytes()
     registry.record("default", MEASURED, passing())  # what ships with a package may not be writable
     assert (shipped / "default" / "config.json").read_bytes() == before
-    assert figures_of(registry.resolve("default")) is not None
+    assert figures_in(registry.resolve("default").config) is not None
     registry.record(str(shipped / "default"), MEASURED, passing())  # but it is written where its path is given
-    assert figures_of(DefenderRegistry(Storage(str(tmp_path / "other")), shipped).resolve("default")) is not None
+    assert figures_in(DefenderRegistry(Storage(str(tmp_path / "other")), shipped).resolve("default").config) is not None
     with pytest.raises(ValueError, match="'files' decides what a defender is"):
         registry.record(digest, "files", {})
 

@@ -10,20 +10,23 @@ import pytest
 from odd_photos import encoded, photograph
 from PIL import Image
 from small_catalogs import HERE
+from small_spaces import save_spaces
 from tiny_defender import write_tiny_defender
 
 from rid.assets.catalog.plan import read_current
 from rid.assets.protection.request import ProtectionRequest
 from rid.assets.protection.run import run_drop
 from rid.assets.protection.targets import Target
-from rid.assets.reports.drop_report import FIGURES, PAGE, ROWS, SHEET, ReportRequest, report_drop
+from rid.assets.reports.drop_report import DISPLACEMENT, FIGURES, PAGE, ROWS, SHEET, ReportRequest, report_drop
 from rid.assets.reports.pairs import PhotoPair
 from rid.assets.reports.pictures import GAP, amplification, strip
 from rid.models.policy import ProtectionPolicy
 from rid.resources.dask_workers import Workers
 from rid.resources.defender_registry import DefenderEntry, DefenderRegistry
 from rid.resources.frozen.diffusion_sources import diffusion_sources
+from rid.resources.frozen.latent_spaces import space_sources
 from rid.resources.storage import Storage
+from rid.training.evaluation.gates.figures import GateFigures
 from rid.training.evaluation.judges.perceptual import perceptual_network
 
 HOSTILE = '<img src=x onerror="alert(1)">.jpg'
@@ -164,6 +167,57 @@ def test_protection_is_measured_against_noise_of_equal_norm(tmp_path: Path, pipe
     assert name.endswith("LPIPS alex") and f"{name}, of the sample" in page
     look = report.figures["look"][name]
     assert 0 < look["median"] <= look["worst"] < 1
+
+
+def test_displacement_is_measured_in_latent_spaces_against_noise(tmp_path: Path) -> None:
+    request = protected(tmp_path, "files", str(tmp_path / "out"))
+    spaces = tuple(space_sources([str(folder) for folder in save_spaces(tmp_path)], tmp_path))
+    asked = replace(request, spaces=spaces, space_side=64)
+    report = make(asked)
+    moved = report.figures["displacement"]
+    assert [one["space"] for one in moved] == ["space-0", "space-1"]
+    for one in moved:
+        assert (one["photos"], one["side"]) == (4, 64)
+        for name in ("displacement", "noise", "over_noise"):
+            assert one[name]["low"] <= one[name]["mean"] <= one[name]["high"]
+        assert one["over_noise"]["mean"] == pytest.approx(one["displacement"]["mean"] / one["noise"]["mean"])
+        assert one["beats_noise"] == (one["over_noise"]["low"] > 1)
+    page = request.folder.read_bytes(PAGE).decode()
+    assert "in latent spaces" in page and "space-1" in page and "No model was named" not in page
+    assert page.count("no farther than noise of equal norm") == sum(not one["beats_noise"] for one in moved)
+    rows = list(csv.DictReader(io.StringIO(request.folder.read_bytes(DISPLACEMENT).decode())))
+    assert len(rows) == 8 and len({row["key"] for row in rows}) == 4
+    means = [np.mean([float(row["displacement"]) for row in rows if row["space"] == one["space"]]) for one in moved]
+    assert means == pytest.approx([one["displacement"]["mean"] for one in moved], abs=1e-4)
+    assert not make(asked).made
+    assert make(request).made
+    assert not request.folder.exists(DISPLACEMENT), "it names photos of a measurement that is not asked for any more"
+
+
+def test_a_space_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    request = protected(tmp_path, "files", str(tmp_path / "out"))
+    (folder,) = save_spaces(tmp_path, 1)
+    (folder / "diffusion_pytorch_model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(ValueError, match="could not be loaded"):
+        make(replace(request, spaces=tuple(space_sources([str(folder)], tmp_path)), space_side=64))
+
+
+def test_a_report_says_whether_the_defender_passes_its_gates(tmp_path: Path) -> None:
+    request = protected(tmp_path, "files", str(tmp_path / "out"))
+    assert make(request).figures["gates"].startswith("not measured")
+    assert not make(request).made
+    assert "not measured: `rid defenders measure` does it" in request.folder.read_bytes(PAGE).decode()
+    figures = GateFigures(3, 2, "ab" * 32, "engine", (), None)
+
+    def measured(digest: str) -> DefenderEntry | None:
+        entry = request.find_defender(digest)
+        assert entry is not None
+        return replace(entry, config={**entry.config, "measured": figures.to_json()})
+
+    known = replace(request, find_defender=measured)
+    assert make(known).made, "the page would say what was true before the defender was measured"
+    assert "fails, measured on 3 photos of 2 people" in request.folder.read_bytes(PAGE).decode()
+    assert not make(known).made
 
 
 def test_photos_whose_originals_are_gone_are_not_measured(tmp_path: Path, pipelines: dict[str, Path]) -> None:

@@ -124,6 +124,16 @@ class GateFigures:
             ) from error
 
 
+def figures_in(config: Mapping[str, Any]) -> GateFigures | None:
+    """Returns the figures of a defender's config.json, or None if there are none.
+
+    Raises:
+        ValueError: if they cannot be read.
+    """
+    values = config.get(MEASURED)
+    return GateFigures.from_json(values) if values is not None else None
+
+
 @dataclass(frozen=True)
 class Gates:
     """What a defender has to reach.

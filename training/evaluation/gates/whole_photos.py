@@ -49,6 +49,12 @@ def scaled_file(data: bytes, side: int) -> bytes:
     return bytes(cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1])
 
 
+def noise_like(clean: Pixels, protected: Pixels, seed: int) -> Pixels:
+    """Returns the (S, S, 3) clean photo with Gaussian noise as large as its protection."""
+    noisy: Pixels = (clean + gaussian_control(clean, protected.astype(np.int16) - clean, seed)).astype(np.uint8)
+    return noisy
+
+
 def protect_whole(files: Sequence[bytes], protector: Protector) -> list[Pixels]:
     """Returns the upright pictures, (H, W, 3) each, of what the command would publish of some files.
 
