@@ -56,7 +56,7 @@ def peak_mib() -> int:
 
 def make_up_squares(task: SquaresTask) -> int:
     """Writes random squares in place of decoded ones; what `photo_cache.cut_squares` does but for the photos."""
-    storage, random = Storage(task.folder), np.random.default_rng(int(task.name[:8], 16))
+    random = np.random.default_rng(int(task.name[:8], 16))
     digests = []
     with tempfile.TemporaryDirectory() as temporary:
         file = Path(temporary) / "squares.npy"
@@ -66,8 +66,8 @@ def make_up_squares(task: SquaresTask) -> int:
                 writer.append(square)
                 digests.append(photo_digest(square))
         index = {"rows": list(range(task.rows)), "digests": digests}
-        storage.write_bytes(f"{task.name}.json", json.dumps(index).encode())
-        storage.write_file(f"{task.name}.npy", file)
+        task.folder.write_bytes(f"{task.name}.json", json.dumps(index).encode())
+        task.folder.write_file(f"{task.name}.npy", file)
     return task.rows
 
 
@@ -130,18 +130,18 @@ def make_up_perturbations(cache: PhotoCache, catalog: DropCatalog, teacher: Teac
 
 def drive(folder: Path, every: int, decoded: bool) -> dict[str, float]:
     """Prepares a training as the asset does: without perturbations first, since those are made of its squares."""
-    home, catalog = str(folder / "home"), read_current(Storage(str(folder / "state")), "d")
+    home, catalog = Storage(str(folder / "home")), read_current(Storage(str(folder / "state")), "d")
     assert catalog is not None
     if not decoded:
         from benchmarks.training_scale import make_up_squares as cut  # by the name under which workers import it
 
         photo_cache.cut_squares = cut
-    run, base = Storage(home).child("training", "run"), peak_mib()
+    run, base = home.child("training", "run"), peak_mib()
     with Workers(WorkerSettings(n_workers=2, use_gpus=False)) as workers:
         began = time.monotonic()
         plan_photos(home, SIDE, {"d": catalog}).prepare(workers, run)
         cut_s, cut_mib = time.monotonic() - began, peak_mib()
-        teacher = TeacherCache(Storage(home).child("perturbations", "made-up"))
+        teacher = TeacherCache(home.child("perturbations", "made-up"))
         units = make_up_perturbations(PhotoCache(home, SIDE), catalog, teacher, every)
         plan = plan_photos(home, SIDE, {"d": catalog}, Perturbed(teacher, tuple(units), BUDGET))
         began = time.monotonic()
@@ -166,9 +166,9 @@ def draw(folder: Path, seconds: float) -> dict[str, float]:
 
     config = replace(recipe("faces_64"), batch=BATCH, pair_batch=PAIR_BATCH)
     base = peak_mib()
-    home = str(folder / "home")
+    home = Storage(str(folder / "home"))
     began = time.monotonic()
-    photos = load_photo_set(home, Storage(home).child("training", "run"), folder / "fetched")
+    photos = load_photo_set(home, home.child("training", "run"), folder / "fetched")
     opened = time.monotonic() - began
     began, cpu, step = time.monotonic(), time.process_time(), 0
     while time.monotonic() - began < seconds:

@@ -116,6 +116,10 @@ class Workers:
                     resource.close(timeout=5 if kind is None else 2)
         self._client = self._cluster = None
 
+    def close(self) -> None:
+        """Stops what was started, and what it holds in memory; the next task starts it again."""
+        self.__exit__(None, None, None)
+
     def run(
         self,
         function: Callable[[TaskT], ResultT],

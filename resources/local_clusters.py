@@ -100,6 +100,11 @@ def kill_workers(cluster: Any) -> None:
                 os.kill(nanny.pid, signal.SIGKILL)
 
 
+def several_gpus() -> bool:
+    """Returns whether `gpu_cluster` would start more than one worker."""
+    return importlib.util.find_spec("dask_cuda") is not None and len(visible_gpus()) > 1
+
+
 def gpu_cluster() -> Any:
     """One worker a GPU, labelled GPU; None without GPUs or without dask_cuda."""
     if importlib.util.find_spec("dask_cuda") is None or not visible_gpus():

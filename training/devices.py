@@ -29,13 +29,22 @@ def training_accelerator(device: str = "auto") -> Accelerator:
     Raises:
         ValueError: if the device is unknown or not there.
     """
+    from accelerate import Accelerator
+
+    check_device(device)
+    return Accelerator(cpu=device == "cpu" or not torch.cuda.is_available(), mixed_precision="no")
+
+
+def check_device(device: str) -> None:
+    """Checks a device that was asked for.
+
+    Raises:
+        ValueError: if the device is unknown or not there.
+    """
     if device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device {device!r} is unknown: choose auto, cpu or cuda")
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device cuda was asked for and torch finds none: use auto or cpu")
-    from accelerate import Accelerator
-
-    return Accelerator(cpu=device == "cpu" or not torch.cuda.is_available(), mixed_precision="no")
 
 
 @dataclass(frozen=True)

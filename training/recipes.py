@@ -11,10 +11,10 @@ from rid.training.config import TrainingConfig
 def faces_64() -> TrainingConfig:
     """A 4.8 M defender at 64 px against the embedded face model, any budget 1-16; the shipped one had lambda 10.
 
-    `python -m rid.training --recipe faces_64 --teacher-photos 128 --photos FACES.parquet --models
-    models/weights/embedded-64 --out RUN`: about 20 minutes on 2 cores. At a budget of 6 the shipped one raises that
-    model's diffusion loss by 6 % (models/weights/README.md). Lambda 3 is from the sweep in benchmarks/RESULTS.md: of
-    those without a grid it protects most.
+    `rid train --recipe faces_64 --teacher-photos 128 --photos FACES.parquet --models embedded --out RUN`: about 20
+    minutes on 2 cores. At a budget of 6 the shipped one raises that model's diffusion loss by 6 %
+    (models/weights/README.md). Lambda 3 is from the sweep in benchmarks/RESULTS.md: of those without a grid it
+    protects most.
     """
     return TrainingConfig(
         recipe="faces_64",
@@ -35,7 +35,7 @@ def faces_64() -> TrainingConfig:
 def faces_64_displaced() -> TrainingConfig:
     """The shipped defender: `faces_64` with the latent displacement, which a trained defender has to be started from.
 
-    `python -m rid.training --recipe faces_64_displaced --init DEFENDER --teacher encoder
+    `rid train --recipe faces_64_displaced --init DEFENDER --teacher encoder
     --teacher-option 'target="grey"' --teacher-budget 16 --teacher-photos 192 ...`: on development identities, at 16
     levels, latents move 0.46 (squared, of unit variance) where `faces_64` moves them 0.18 and 60 steps of the encoder
     attack 0.50.
@@ -96,7 +96,7 @@ def rid_512() -> TrainingConfig:
 
     For GPUs: the paper trained 7 days on 8 A100-40G with SD 2.1-base, 1.5 and 1.4, one photo and one pair on each. Its
     lambda is not stated; 3 is from the sweep at 64 px (benchmarks/RESULTS.md).
-    `accelerate launch -m rid.training --recipe rid_512 ...` spreads the same batch over the GPUs there are.
+    `rid train --recipe rid_512 ...` spreads the same batch over the GPUs there are.
     """
     return TrainingConfig(
         recipe="rid_512",

@@ -68,6 +68,36 @@ def read_photos(rows: Iterable[CatalogRow], allowed_prefixes: Sequence[str] | No
         yield _checked(SourcePhoto(row, *_read_file(row)))
 
 
+def read_column(rows: Sequence[CatalogRow], name: str) -> list[Any]:
+    """Returns one pass-through column of catalog rows, in their order; no photo is read.
+
+    Args:
+        rows: of one catalog.
+        name: of the column.
+
+    Raises:
+        ValueError: if the photos have no such column; the sentence names those that they have.
+    """
+    groups: dict[str, dict[int, list[tuple[int, int]]]] = defaultdict(lambda: defaultdict(list))
+    for place, row in enumerate(rows):
+        if row.row_group is None or row.row_in_group is None:
+            raise ValueError(f"the photos are image files and have no column {name!r}: give each person a folder")
+        groups[row.source_uri][row.row_group].append((place, row.row_in_group))
+    values: list[Any] = [None] * len(rows)
+    for uri, wanted in groups.items():
+        parent, file_name = Storage(uri).as_parent_and_name()
+        with parent.open(file_name) as file, named(uri):
+            parquet = open_parquet(file)
+            carried = parquet_layout(parquet.schema_arrow).passthrough.names
+            if name not in carried:
+                raise ValueError(f"the photos have no column {name!r}: they have {', '.join(carried) or 'none'}")
+            for row_group, places in wanted.items():
+                column = [value for rows in iter_rows(parquet, row_group, [name]) for value in rows.column(name)]
+                for place, position in places:
+                    values[place] = column[position].as_py()
+    return values
+
+
 def read_original(row: CatalogRow | None) -> bytes | None:
     """Returns the bytes of one catalog row, or None if they cannot be read any more or are others now."""
     if row is None:

@@ -7,17 +7,16 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from rid.assets.catalog.plan import DropCatalog, read_catalog, read_current
+from rid.assets.catalog.plan import DropCatalog, read_current
 from rid.assets.catalog.sources import read_photos
 from rid.models.photo_files.images import decode
 from rid.models.photo_files.photos import PhotoRefused
 from rid.models.photo_files.resampling import shrink, to_upright
 from rid.models.policy import ProtectionPolicy
 from rid.models.protector import colour_planes
-from rid.resources.records import CatalogRow, read_records
+from rid.resources.records import CatalogRow
 from rid.resources.storage import Storage
 
 READER_EPOCH = 1  # names the squares that are kept: raised where the same photo gives other pixels
@@ -30,12 +29,10 @@ class TrainingPhoto:
     Attributes:
         square: (side, side, 3) uint8, upright.
         key: its name in the catalog.
-        columns: its pass-through columns, one row; None for image files.
     """
 
     square: NDArray[np.uint8]
     key: str
-    columns: pa.RecordBatch | None
 
 
 def current_catalog(state: Storage, drop: str) -> DropCatalog:
@@ -48,23 +45,6 @@ def current_catalog(state: Storage, drop: str) -> DropCatalog:
     if catalog is None:
         raise ValueError(f"drop {drop!r} has no catalog: materialise photo_catalog first")
     return catalog
-
-
-def training_squares(state: Storage, drop: str, side: int) -> Iterator[NDArray[np.uint8]]:
-    """Yields the upright centre square, (side, side, 3) uint8, of every photo of a drop that can be decoded.
-
-    Raises:
-        ValueError: if the drop has no catalog.
-    """
-    for photo in training_photos(current_catalog(state, drop), side):
-        yield photo.square
-
-
-def training_photos(catalog: DropCatalog, side: int) -> Iterator[TrainingPhoto]:
-    """Yields every photo of a catalog that can be decoded; one is in memory at a time."""
-    rows: pa.Table = read_catalog(catalog)
-    for batch in rows.to_batches():
-        yield from read_squares(read_records(CatalogRow, batch), side)
 
 
 def read_squares(rows: Iterable[CatalogRow], side: int) -> Iterator[TrainingPhoto]:
@@ -82,7 +62,7 @@ def read_squares(rows: Iterable[CatalogRow], side: int) -> Iterator[TrainingPhot
         except PhotoRefused:
             continue  # it is quarantined where the drop is protected; here it is only not learned from
         upright = to_upright(colour_planes(decoded.pixels), decoded.header.orientation)
-        yield TrainingPhoto(centre_square(upright, side), photo.row.key, photo.columns)
+        yield TrainingPhoto(centre_square(upright, side), photo.row.key)
 
 
 def centre_square(upright: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:

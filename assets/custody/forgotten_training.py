@@ -10,9 +10,11 @@ import json
 
 from rid.assets.teaching.pair_tasks import PAIRS
 from rid.assets.teaching.run_photos import forget_photos
-from rid.assets.teaching.training_run import PHOTOS, SAMPLES, STATE
+from rid.assets.teaching.training_task import SAMPLES, STATE
 from rid.resources.storage import Storage
 from rid.training.teachers.units import Unit
+
+EARLIER_PHOTOS = "photos.npz"  # in the folders of runs that an earlier version left unfinished
 
 
 def forget_training(home: Storage, drop: str) -> int:
@@ -25,11 +27,11 @@ def forget_training(home: Storage, drop: str) -> int:
     caches = home.child("perturbations")
     deleted = sum(_forget_in_cache(caches.child(name), drop) for name in _folders(caches))
     runs = home.child("training")
-    deleted += forget_photos(home.url, drop)
+    deleted += forget_photos(home, drop)
     for name in _folders(runs):
         run = runs.child(name)
         pairs = [entry.path for entry in run.list_files(PAIRS)]
-        deleted += sum(_delete(run, path) for path in (PHOTOS, STATE, SAMPLES, *pairs))
+        deleted += sum(_delete(run, path) for path in (EARLIER_PHOTOS, STATE, SAMPLES, *pairs))
     return deleted
 
 

@@ -1,31 +1,34 @@
-"""Frozen diffusion models of a task: their sources as text, and loading them on a worker."""
+"""Loads the frozen diffusion models of a task on a worker."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rid.resources.frozen.diffusion_sources import DiffusionSource
 
+if TYPE_CHECKING:
+    import torch
 
-def models_to_json(models: list[DiffusionSource]) -> str:
-    """Serialises models for a task."""
-    return json.dumps([asdict(model) for model in models], sort_keys=True)
-
-
-def sources(models_json: str) -> list[DiffusionSource]:
-    """Reads what `models_to_json` wrote."""
-    return [DiffusionSource(**fields) for fields in json.loads(models_json)]
+    from rid.models.frozen_diffusion import FrozenDiffusion
 
 
-def load_models(models_json: str, *, prompt: str | None = None) -> list[Any]:
-    """Loads and freezes the models of a task, conditioned on `prompt`, or each on its own; equal autoencoders once."""
+def load_models(
+    sources: Sequence[DiffusionSource], *, prompt: str | None = None, device: str | torch.device = "auto"
+) -> list[FrozenDiffusion]:
+    """Loads and freezes models; equal autoencoders are in memory once.
+
+    Args:
+        sources: where they lie, and in which type and at which resolution they are used.
+        prompt: the text they are conditioned on; None takes each one's own.
+        device: where to put them; "auto" is a GPU if there is any.
+    """
     import torch
 
     from rid.models.frozen_diffusion import load_frozen_diffusion, share_autoencoders
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     loaded = [
         load_frozen_diffusion(
             source.location,
@@ -36,6 +39,6 @@ def load_models(models_json: str, *, prompt: str | None = None) -> list[Any]:
             native_resolution=source.native_resolution,
             prompt=source.prompt if prompt is None else prompt,
         )
-        for source in sources(models_json)
+        for source in sources
     ]
     return share_autoencoders(loaded)

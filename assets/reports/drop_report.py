@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from rid.assets.catalog.plan import DropCatalog
-from rid.assets.frozen.diffusion_models import models_to_json
 from rid.assets.reports.displacement import SpaceEffect, SpaceTask, displacement_csv, measure_displacement
 from rid.assets.reports.effect import LookTask, MeasureTask, ModelEffect, measure_look, measure_protection
 from rid.assets.reports.figures import DropFigures, read_figures, spread
@@ -191,24 +190,23 @@ def _measure(request: ReportRequest, figures: DropFigures, workers: Workers) -> 
             drop=request.drop,
             catalog=request.catalog,
             keys=keys,
-            models_json=models_to_json([model]),
+            source=model,
             draws=request.draws,
             seed=request.seed,
         )
         for model in request.models
         if len(keys) > 1
     ]
-    effects: dict[str, ModelEffect] = {}
+    effects: dict[DiffusionSource, ModelEffect] = {}
     remarks = [] if request.models or request.spaces else ["No model was named, so that nothing was measured."]
     if request.models and not tasks:
         remarks = [f"Not measured: an interval needs two protected photos, the drop has {len(keys)}."]
     for done in workers.run(measure_protection, tasks, prefix="measure", expected=len(tasks), gpu=True):
-        name = done.task.models_json
         if isinstance(done.result, ModelEffect):
-            effects[name] = done.result
+            effects[done.task.source] = done.result
         else:
             remarks.append((done.result or "not measured: the worker died").capitalize())
-    return [effects[task.models_json] for task in tasks if task.models_json in effects], remarks
+    return [effects[task.source] for task in tasks if task.source in effects], remarks
 
 
 def _measure_spaces(

@@ -14,9 +14,10 @@ import numpy as np
 
 from rid.assets.catalog.plan import DropCatalog
 from rid.assets.catalog.squares import centre_square
-from rid.assets.frozen.diffusion_models import load_models, sources
+from rid.assets.frozen.diffusion_models import load_models
 from rid.assets.reports.pairs import PhotoPair, photo_pairs
 from rid.resources.commits import ProtectedTable
+from rid.resources.frozen.diffusion_sources import DiffusionSource
 from rid.resources.storage import Storage
 from rid.training.evaluation.judges.perceptual import PerceptualDistances
 from rid.training.evaluation.statistics import Interval, bootstrap_mean
@@ -52,12 +53,12 @@ class MeasureTask(LookTask):
     """One model and the photos to measure it on.
 
     Attributes:
-        models_json: a list of one model.
+        source: the model.
         draws: time steps a photo.
         seed: of time steps and noise.
     """
 
-    models_json: str
+    source: DiffusionSource
     draws: int
     seed: int
 
@@ -110,7 +111,7 @@ def measure_protection(task: MeasureTask) -> ModelEffect | str:
         return "not measured: the worker has no torch; install the extra [train] there"
     from rid.training.evaluation.effect.protection_effect import protection_effect
 
-    (model,) = load_models(task.models_json)
+    (model,) = load_models([task.source])
     side = model.native_resolution
     clean, protected = [], []
     for pair in task.pairs():
@@ -119,10 +120,8 @@ def measure_protection(task: MeasureTask) -> ModelEffect | str:
     if len(clean) < 2:
         return f"not measured: an interval needs two protected photos whose originals can be read, found {len(clean)}"
     losses = protection_effect(model, np.stack(clean), np.stack(protected), draws=task.draws, seed=task.seed)
-
-    (source,) = sources(task.models_json)
     return ModelEffect(
-        model=source.name,
+        model=task.source.name,
         photos=len(clean),
         clean=bootstrap_mean(losses.clean, seed=task.seed),
         protected=bootstrap_mean(losses.protected - losses.clean, seed=task.seed),

@@ -1,4 +1,4 @@
-""".npy files that are written item by item and fetched to where they can be mapped.
+""".npy files: written whole or item by item, and fetched to where they can be mapped.
 
 n items in a file.
 """
@@ -62,9 +62,9 @@ def local_files(storage: Storage, names: Sequence[str], folder: Path) -> list[Pa
     """Returns where files lie on this machine; those of S3 are copied, a few at once, each name once.
 
     Args:
-        storage: that has them.
+        storage: that has them; a name stands for its content.
         names: of the files.
-        folder: of the copies.
+        folder: of the copies; what it holds already is not copied again.
 
     Raises:
         ValueError: if one is missing.
@@ -73,16 +73,29 @@ def local_files(storage: Storage, names: Sequence[str], folder: Path) -> list[Pa
         return [Path(storage.url) / name for name in names]
 
     def fetch(name: str) -> None:
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
+        if (folder / name).is_file():
+            return
         try:
-            target.write_bytes(storage.read_bytes(name))
+            Storage(str(folder)).write_bytes(name, storage.read_bytes(name))
         except FileNotFoundError as error:
             raise ValueError(f"{storage.uri(name)} is missing: it was removed meanwhile; run again") from error
 
     with ThreadPoolExecutor(FETCHES) as pool:
         list(pool.map(fetch, dict.fromkeys(names)))
     return [folder / name for name in names]
+
+
+def store_array(storage: Storage, name: str, array: NDArray[Any]) -> None:
+    """Writes one .npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    storage.write_bytes(name, buffer.getvalue())
+
+
+def load_array(storage: Storage, name: str) -> NDArray[Any]:
+    """Reads one .npy file; pickles are refused."""
+    array: NDArray[Any] = np.load(io.BytesIO(storage.read_bytes(name)), allow_pickle=False)
+    return array
 
 
 def _header(count: int, item: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:

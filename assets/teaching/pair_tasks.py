@@ -27,19 +27,19 @@ class PairsTask:
         cache: of the teacher.
         side: of the squares.
         budget: the teacher's, in 8-bit levels.
-        wanted: JSON; for each perturbation its unit's address and its place in the unit, in the order of the squares.
+        wanted: for each perturbation its unit's address and its place in the unit, in the order of the squares.
     """
 
-    run: str
-    cache: str
+    run: Storage
+    cache: Storage
     side: int
     budget: int
-    wanted: str
+    wanted: tuple[tuple[str, int], ...]
 
     @property
     def name(self) -> str:
         """Of the file, by what it holds."""
-        named = [self.cache.rsplit("/", 1)[-1], self.side, self.budget, self.wanted]
+        named = [self.cache.url.rsplit("/", 1)[-1], self.side, self.budget, self.wanted]
         return hashlib.sha256(json.dumps(named).encode()).hexdigest()[:32]
 
 
@@ -49,15 +49,15 @@ def gather_pairs(task: PairsTask) -> int:
     Raises:
         ValueError: if one has another side than the squares, or exceeds the budget.
     """
-    cache, item = TeacherCache(Storage(task.cache)), (task.side, task.side, 3)
+    cache, item = TeacherCache(task.cache), (task.side, task.side, 3)
     read = ("", np.zeros((0, *item), np.int8))
     with tempfile.TemporaryDirectory() as temporary:
         file = Path(temporary) / "pairs.npy"
         with ArrayWriter(file, item, np.int8) as writer:
-            for address, position in json.loads(task.wanted):
+            for address, position in task.wanted:
                 if address != read[0]:
                     read = address, cache.read_levels(address)
                 check_within_budget(read[1][position], task.budget)
                 writer.append(read[1][position])
-        Storage(task.run).write_file(f"{PAIRS}/{task.name}.npy", file)
+        task.run.write_file(f"{PAIRS}/{task.name}.npy", file)
     return writer.count

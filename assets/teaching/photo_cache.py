@@ -22,7 +22,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,22 +79,22 @@ class SquaresTask:
         side: of the squares.
         name: of the file.
         catalog: URL of the drop's catalog.
-        shards: comma-separated numbers of the catalog's shards.
+        shards: numbers of the catalog's shards.
         rows: in those shards.
     """
 
-    folder: str
+    folder: Storage
     side: int
     name: str
     catalog: str
-    shards: str
+    shards: tuple[int, ...]
     rows: int
 
 
 class PhotoCache:
     """The squares of one side."""
 
-    def __init__(self, home: str, side: int) -> None:
+    def __init__(self, home: Storage, side: int) -> None:
         """Names the folder; nothing is read yet.
 
         Args:
@@ -102,7 +102,7 @@ class PhotoCache:
             side: of the squares.
         """
         self.side = side
-        self.storage = Storage(home).child(*SQUARES.split("/"), str(side))
+        self.storage = home.child(*SQUARES.split("/"), str(side))
 
     def tasks(self, catalog: DropCatalog) -> Iterator[SquaresTask]:
         """Yields every file of a drop in the catalog's order, whether it is there or not; no photo is read."""
@@ -119,8 +119,15 @@ class PhotoCache:
         if group:
             yield self._task(digest, catalog, group, rows)
 
-    def cut(self, workers: Workers, catalog: DropCatalog) -> list[SquareShard]:
+    def cut(
+        self, workers: Workers, catalog: DropCatalog, on_cut: Callable[[int], None] = lambda _: None
+    ) -> list[SquareShard]:
         """Cuts what is missing of a drop and returns all its files in the catalog's order.
+
+        Args:
+            workers: where photos are decoded.
+            catalog: of the drop.
+            on_cut: called with the rows of each file that was cut.
 
         Raises:
             InputChanged: if a photo is another one than the catalog says.
@@ -134,6 +141,7 @@ class PhotoCache:
                 died += 1
             else:
                 there[done.task.name] = done.result
+                on_cut(done.task.rows)
         if died:
             raise RuntimeError(
                 f"{died} workers died while they cut squares; the others' are kept: give workers more memory, or "
@@ -174,13 +182,13 @@ class PhotoCache:
 
     def _task(self, digest: hashlib._Hash, catalog: DropCatalog, group: list[int], rows: int) -> SquaresTask:
         name = digest.hexdigest()[:32]
-        return SquaresTask(self.storage.url, self.side, name, catalog.url, ",".join(map(str, group)), rows)
+        return SquaresTask(self.storage, self.side, name, catalog.url, tuple(group), rows)
 
 
 def cut_squares(task: SquaresTask) -> int:
     """Decodes the photos of a task, writes their squares and returns how many there are; one is in memory at a time."""
-    storage, wanted = Storage(task.folder), [int(number) for number in task.shards.split(",")]
-    rows = [row for _, shard in read_shards(task.catalog, wanted=wanted) for row in read_records(CatalogRow, shard)]
+    shards = read_shards(task.catalog, wanted=task.shards)
+    rows = [row for _, shard in shards for row in read_records(CatalogRow, shard)]
     place = {row.key: number for number, row in enumerate(rows)}
     places, digests = [], []
     with tempfile.TemporaryDirectory() as temporary:
@@ -190,6 +198,6 @@ def cut_squares(task: SquaresTask) -> int:
                 writer.append(photo.square)
                 places.append(place[photo.key])
                 digests.append(photo_digest(photo.square))
-        storage.write_bytes(f"{task.name}.json", json.dumps({"rows": places, "digests": digests}).encode())
-        storage.write_file(f"{task.name}.npy", file)
+        task.folder.write_bytes(f"{task.name}.json", json.dumps({"rows": places, "digests": digests}).encode())
+        task.folder.write_file(f"{task.name}.npy", file)
     return len(places)

@@ -1,7 +1,7 @@
 """What one training reads: squares of its drops, and perturbations of some of them, in files that tasks make.
 
     plan = plan_photos(home, side, {drop: catalog}, perturbed)      # reads catalogs, no photo
-    run = Storage(home).child("training", digest)                   # `plan.digest()` is part of what names a run
+    run = home.child("training", digest)                            # `plan.digest()` is part of what names a run
     prepared = plan.prepare(workers, run)                           # makes what is missing; a killed one goes on
     photos = load_photo_set(home, run, folder)                      # where the training runs: a PhotoSet over maps
     release_photos(home, run)                                       # when it is finished: squares of people go
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,8 +93,13 @@ class PhotoPlan:
             named += [cache, self.perturbed.budget, [unit.photos for unit in self.perturbed.units]]
         return hashlib.sha256(json.dumps(named).encode()).hexdigest()
 
-    def prepare(self, workers: Workers, run: Storage) -> Prepared:
+    def prepare(self, workers: Workers, run: Storage, on_cut: Callable[[int], None] = lambda _: None) -> Prepared:
         """Makes the files that are missing, in tasks.
+
+        Args:
+            workers: where photos are decoded and perturbations gathered.
+            run: the run's folder.
+            on_cut: called with the rows of each file of squares that was cut.
 
         Raises:
             ValueError: if no photo can be decoded, or a perturbation does not fit its photo or its budget.
@@ -103,7 +108,7 @@ class PhotoPlan:
         """
         held: dict[str, Any] = {"side": self.cache.side, "drops": dict(self.names), "pairs": [], "budget": 0}
         _write_once(run, held)
-        shards = [shard for catalog in self.catalogs.values() for shard in self.cache.cut(workers, catalog)]
+        shards = [shard for catalog in self.catalogs.values() for shard in self.cache.cut(workers, catalog, on_cut)]
         photos, rows = sum(shard.photos for shard in shards), sum(shard.rows for shard in shards)
         if not photos:
             raise ValueError(f"none of {rows} photos can be decoded, so that there is nothing to train on")
@@ -132,7 +137,7 @@ class PhotoPlan:
     ) -> Iterator[PairsTask]:
         """Yields a task for each file of squares that has perturbations, and notes it in `pairs`."""
         assert self.perturbed is not None
-        cache = self.perturbed.cache.storage.url
+        cache = self.perturbed.cache.storage
         where = {
             digest: (unit.address, place) for unit in self.perturbed.units for place, digest in enumerate(unit.photos)
         }
@@ -142,8 +147,8 @@ class PhotoPlan:
             wanted = [(row, *where[digest]) for row, digest in enumerate(digests) if digest in where]
             if not wanted:
                 continue
-            text = json.dumps([(address, position) for _, address, position in wanted])
-            task = PairsTask(run.url, cache, self.cache.side, self.perturbed.budget, text)
+            named = tuple((address, position) for _, address, position in wanted)
+            task = PairsTask(run, cache, self.cache.side, self.perturbed.budget, named)
             pairs.append((place, task.name, [row for row, _, _ in wanted]))
             if task.name not in made:
                 made.add(task.name)
@@ -151,7 +156,7 @@ class PhotoPlan:
 
 
 def plan_photos(
-    home: str, side: int, catalogs: Mapping[str, DropCatalog], perturbed: Perturbed | None = None
+    home: Storage, side: int, catalogs: Mapping[str, DropCatalog], perturbed: Perturbed | None = None
 ) -> PhotoPlan:
     """Names the files that a training reads; no photo is read.
 
@@ -166,7 +171,7 @@ def plan_photos(
     return PhotoPlan(cache, dict(catalogs), names, perturbed)
 
 
-def load_photo_set(home: str, run: Storage, folder: Path) -> PhotoSet:
+def load_photo_set(home: Storage, run: Storage, folder: Path) -> PhotoSet:
     """Returns what a prepared run reads.
 
     Args:
@@ -188,7 +193,7 @@ def load_photo_set(home: str, run: Storage, folder: Path) -> PhotoSet:
     return PhotoSet(pixels, np.concatenate([*index, np.zeros(0, np.int64)]), teacher, int(held["budget"]))
 
 
-def release_photos(home: str, run: Storage) -> int:
+def release_photos(home: Storage, run: Storage) -> int:
     """Deletes a finished run's perturbations, and its squares unless another run needs them; returns files deleted.
 
     A run that is planned at this moment may miss a square: it is told to run again.
@@ -204,29 +209,29 @@ def release_photos(home: str, run: Storage) -> int:
     return deleted + 1 + PhotoCache(home, held["side"]).delete(unneeded)
 
 
-def forget_photos(home: str, drop: str) -> int:
+def forget_photos(home: Storage, drop: str) -> int:
     """Deletes the squares of a drop, and those no run needs; returns files deleted.
 
     Runs that read the drop are no longer prepared; what they share with it is cut again when they are. Squares that a
     run over other drops needs stay: those drops have these photos as well.
     """
     deleted = 0
-    training = Storage(home).child(TRAINING)
+    training = home.child(TRAINING)
     for name in _runs(training):
         run = training.child(name)
         if run.exists(RUN_PHOTOS) and drop in json.loads(run.read_bytes(RUN_PHOTOS))["drops"]:
             deleted += run.discard(RUN_PHOTOS)
     needed = {f"{side}/{name}" for side, _, name in _named(home)}
-    squares = Storage(home).child(*SQUARES.split("/"))
+    squares = home.child(*SQUARES.split("/"))
     for entry in list(squares.list_files()) if squares.is_folder() else []:
         if entry.path.rpartition(".")[0] not in needed:
             deleted += squares.discard(entry.path)
     return deleted
 
 
-def _named(home: str) -> Iterator[tuple[int, str, str]]:
+def _named(home: Storage) -> Iterator[tuple[int, str, str]]:
     """Yields side, drop and name of every file of squares that a run needs."""
-    training = Storage(home).child(TRAINING)
+    training = home.child(TRAINING)
     for name in _runs(training):
         if training.exists(f"{name}/{RUN_PHOTOS}"):
             held = json.loads(training.read_bytes(f"{name}/{RUN_PHOTOS}"))

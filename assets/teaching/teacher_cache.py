@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rid.assets.teaching.training_run import load_array, store_array
+from rid.assets.teaching.array_files import load_array, store_array
 from rid.resources.storage import Storage
 from rid.training.teachers.units import Unit
 
@@ -32,12 +32,14 @@ class Selection:
         seed: of the share.
         set_by: how people are told apart, see `TeacherRunConfig`; "" for a method that takes photos alone.
         set_size: photos a set may have.
+        largest: photos at which no unit is added any more; None takes the whole share.
     """
 
     share: float
     seed: int
-    set_by: str
-    set_size: int
+    set_by: str = ""
+    set_size: int = 1
+    largest: int | None = None
 
     def digest(self) -> str:
         """Returns the sha256 of every field."""

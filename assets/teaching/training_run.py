@@ -1,168 +1,294 @@
-"""What workers run to train a defender. Strings and numbers in."""
+"""Trains a defender on catalogued photos: squares, perturbations, the training, and what is left of it.
+
+The asset `defender` and `rid train` are both this. A run is named by digests of everything that decides its result:
+the configuration, the photos, the perturbations, the files of every model, and the defender that it starts from.
+"""
 
 from __future__ import annotations
 
-import io
+import hashlib
 import json
-import tempfile
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from rid.assets.frozen.diffusion_models import load_models, sources
-from rid.assets.reports.pairs import PhotoPair
-from rid.assets.reports.pictures import contact_sheet, jpeg
-from rid.resources.defender_registry import DefenderRegistry, fetch_defender
+from rid.assets.catalog.plan import DropCatalog
+from rid.assets.teaching.progress import Progress, Report, silent
+from rid.assets.teaching.run_photos import TRAINING, Perturbed, PhotoPlan, plan_photos, release_photos
+from rid.assets.teaching.teacher_cache import DropIndex
+from rid.assets.teaching.teacher_run import TeacherRequest, finished_index, perturb_drop
+from rid.assets.teaching.training_task import FINISHED, STATE, CardText, OnStep, TrainingTask
+from rid.assets.teaching.training_worker import train
+from rid.resources.dask_workers import Workers
+from rid.resources.defender_registry import DefenderEntry
+from rid.resources.frozen.diffusion_sources import DiffusionSource
 from rid.resources.storage import Storage
+from rid.training.run_log import CURVES
 
-# In a run's folder; the first two until it is finished, the last afterwards.
-PHOTOS, STATE, FINISHED = "photos.npz", "state.pt", "defender.json"
-SAMPLES = "samples.jpg"  # in a run's folder where it was asked for: it shows people
+if TYPE_CHECKING:
+    from rid.training.config import TrainingConfig
+
+ASKED = "training.json"  # in a run's folder, from its beginning: what it is a run of
+TRAINING_SECONDS = 30 * 86400.0  # the longest training that is waited for
 
 
 @dataclass(frozen=True)
-class TrainingTask:
-    """One defender to train.
+class TrainingRequest:
+    """Which defender, from what.
 
     Attributes:
-        folder: where `photos.npz` lies, and where the log and the checkpoints are kept.
-        config_json: the training configuration.
-        models_json: the frozen models.
-        home: RID_HOME, where the defender is registered.
-        name: of the defender.
-        drops: comma-separated, for the card.
-        initial_json: location and config.json of the defender to start from; empty starts afresh.
+        home: RID_HOME, or the folder that stands for it: has squares, perturbations and the folders of runs.
+        catalogs: of the photos, by drop, in order.
+        config: the training.
+        models: frozen models that the losses look through.
+        side: of the squares.
+        teacher: the perturbations to learn from; None learns from none.
+        initial: the defender to start from; None starts afresh.
+        card: what the result says of itself.
+        run: the run's folder; None is one under `home` that its digest names.
+        registry: RID_HOME where the result is registered; None does not.
+        output: folder that gets the result with its ONNX file; None does not.
+        perturb: makes perturbations that are missing, instead of refusing.
         shown: photos on the sample sheet.
+        processes: one a GPU; 0 is as many as the machine has GPUs.
+        device: "auto", "cpu" or "cuda".
+        threads: of torch on a CPU; None leaves it to torch.
     """
 
-    folder: str
-    config_json: str
-    models_json: str
-    home: str
-    name: str
-    drops: str
-    initial_json: str = ""
+    home: Storage
+    catalogs: Mapping[str, DropCatalog]
+    config: TrainingConfig
+    models: tuple[DiffusionSource, ...]
+    side: int
+    teacher: TeacherRequest | None = None
+    initial: DefenderEntry | None = None
+    card: CardText = field(default_factory=CardText)
+    run: Storage | None = None
+    registry: Storage | None = None
+    output: Storage | None = None
+    perturb: bool = False
     shown: int = 0
+    processes: int = 1
+    device: str = "auto"
+    threads: int | None = None
+
+    def asked(self, photos: PhotoPlan) -> dict[str, Any]:
+        """Returns what a run is recognised by: its configuration, and digests of all else that decides its result."""
+        teacher = self.teacher
+        chosen = [teacher.digest(), teacher.selection.digest()] if teacher else None
+        files = sum(len(names) for names in photos.names.values())
+        return {
+            **self.config.to_json(),
+            "photos": f"{files} files of squares with digest {photos.digest()[:16]}",
+            "perturbations": f"{teacher.teacher.method} with digest {_digest(chosen)[:16]}" if teacher else None,
+            "models": [f"{model.name} with digest {model.digest()[:16]}" for model in self.models],
+            "initial": self.initial.digest if self.initial else None,
+        }
 
 
-def train(task: TrainingTask) -> str:
-    """Trains a defender, registers it and returns its digest. The task's folder gets `log.jsonl` and `tensorboard/`.
+@dataclass(frozen=True)
+class TrainingWorkers:
+    """Where the parts of a training run.
 
-    Each checkpoint is copied to the task's folder, so that whichever worker gets the task after a kill goes on there.
+    Attributes:
+        photos: decode photos and gather perturbations.
+        teachers: perturb.
+        training: trains.
     """
-    storage = Storage(task.folder)
-    if storage.exists(FINISHED):
-        return str(json.loads(storage.read_bytes(FINISHED))["digest"])
-    from rid.models.budget import BudgetRange
-    from rid.models.checkpoint import DefenderCard, save_defender
-    from rid.training.config import TrainingConfig
-    from rid.training.devices import training_accelerator
-    from rid.training.photo_set import PhotoSet
-    from rid.training.run_log import LOG_FILE, read_log, summarise_losses
-    from rid.training.trainer import train_defender
 
-    config = TrainingConfig(**json.loads(task.config_json))
-    with np.load(io.BytesIO(storage.read_bytes(PHOTOS))) as arrays:
-        photos = PhotoSet(arrays["pixels"], arrays["teacher_index"], arrays["teacher"], int(arrays["teacher_budget"]))
-    accelerator = training_accelerator()
-    models = load_models(task.models_json)
-    with tempfile.TemporaryDirectory() as temporary:
-        run = Path(temporary)
-        fetch_checkpoint(storage, run)
-        initial = load_initial(task.initial_json, run / "initial") if task.initial_json else None
-        defender = train_defender(
-            config,
-            photos,
-            models,
-            run,
-            initial=initial,
-            accelerator=accelerator,
-            on_checkpoint=lambda step: store_checkpoint(storage, run),
+    photos: Workers
+    teachers: Workers
+    training: Workers
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained defender.
+
+    Attributes:
+        digest: of the defender.
+        run: its folder, with log and TensorBoard files.
+        now: whether this run trained it, or found it.
+        photos: squares it learned from.
+        left_out: photos that could not be decoded.
+        perturbations: squares with a teacher's perturbation.
+    """
+
+    digest: str
+    run: Storage
+    now: bool
+    photos: int
+    left_out: int
+    perturbations: int
+
+
+def run_training(request: TrainingRequest, workers: TrainingWorkers, report: Report = silent) -> Trained:
+    """Trains a defender, or finds it; a run that was stopped goes on from its last checkpoint.
+
+    Args:
+        request: what to train.
+        workers: where.
+        report: called as photos are read and perturbed, and at each step of a training in this process.
+
+    Raises:
+        ValueError: if the recipe, the photos, the perturbations or a model do not fit, or the run's folder belongs to
+            another run; the sentence says what differs.
+        RuntimeError: if a worker died; what was finished, and the last checkpoint, are kept.
+    """
+    if request.config.uses_models and not request.models:
+        raise ValueError(
+            f"recipe {request.config.recipe!r} trains through frozen diffusion models: list at least one hub id, "
+            "folder, or 'embedded'"
         )
-        names = [source.name for source in sources(task.models_json)]
-        card = DefenderCard(
-            name=task.name,
-            description=f"Trained against {', '.join(names)}, recipe {config.recipe}; no protection against others.",
-            budget=BudgetRange(config.budget_min, config.budget_max, config.budget_default),
-            licence="yours: trained on your photos",
-            origin=f"recipe {config.recipe}",
-            training={
-                "config": config.to_json(),
-                "models": names,
-                "photos": len(photos.pixels),
-                "drops": task.drops,
-                "initial": json.loads(task.initial_json)["config"]["digest"] if task.initial_json else None,
-                "losses": summarise_losses(read_log(run / LOG_FILE)),
-            },
-        )
-        digest = save_defender(run / "defender", defender, card)
-        DefenderRegistry(Storage(task.home), run).register(run / "defender")
-        store_board(storage, run)
-        if task.shown:
-            storage.write_bytes(SAMPLES, sample_sheet(defender, photos.pixels[: task.shown], config.budget_default))
-    storage.write_bytes(FINISHED, json.dumps({"digest": digest}).encode())
-    storage.discard(STATE)
-    storage.discard(PHOTOS)  # squares of people: kept no longer than they are needed
-    return digest
+    plain = plan_photos(request.home, request.side, request.catalogs)
+    asked, run = request.asked(plain), request.run
+    found = _begin(request, run, asked) if run is not None else None
+    if found is not None:
+        return found
+    plan = replace(plain, perturbed=_perturbed(request, plain, workers, report))
+    if workers.teachers is not workers.training:
+        workers.teachers.close()  # their models would lie beside those of the training
+    if run is None:
+        run = request.home.child(TRAINING, _digest([asked, plan.digest()])[:32])
+        found = _begin(request, run, asked)
+        if found is not None:
+            return found
+    prepared = plan.prepare(workers.photos, run, _on_cut(request, report))
+    digest = _train(request, run, workers.training, report)
+    held = {"digest": digest, "photos": prepared.photos, "left_out": prepared.left_out}
+    run.write_bytes(FINISHED, json.dumps(held | {"perturbations": prepared.perturbations}).encode())
+    run.discard(STATE)
+    release_photos(request.home, run)  # squares of people: kept no longer than they are needed
+    return Trained(digest, run, True, prepared.photos, prepared.left_out, prepared.perturbations)
 
 
-def sample_sheet(defender: Any, pixels: NDArray[np.uint8], budget_levels: int) -> bytes:
-    """Draws (B, S, S, 3) photos as they are, protected, and the amplified change; a JPEG, twice as large."""
-    from rid.training.evaluation.effect.defended import perturb_squares
+def _perturbed(
+    request: TrainingRequest, plain: PhotoPlan, workers: TrainingWorkers, report: Report
+) -> Perturbed | None:
+    """Finds the perturbations to learn from, and makes those that are missing where that was asked for.
 
-    changes = perturb_squares(defender, pixels, budget_levels)
-    pairs = [
-        PhotoPair(str(i), clean, (clean + change).astype(np.uint8))
-        for i, (clean, change) in enumerate(zip(pixels, changes, strict=True))
-    ]
-    return jpeg(contact_sheet(pairs, budget_levels).repeat(2, axis=0).repeat(2, axis=1))
-
-
-def fetch_checkpoint(storage: Storage, run: Path) -> None:
-    """Copies a run's last checkpoint and its log here, if there are any."""
-    for name in ("log.jsonl", STATE):
-        if storage.exists(name):
-            (run / name).write_bytes(storage.read_bytes(name))
-
-
-def store_checkpoint(storage: Storage, run: Path) -> None:
-    """Copies a run's checkpoint to where the next worker finds it; the log first, since a log may be ahead."""
-    store_board(storage, run)
-    for name in ("log.jsonl", STATE):
-        storage.write_file(name, run / name)
-
-
-def store_board(storage: Storage, run: Path) -> None:
-    """Copies the run's TensorBoard files; each process that worked on the run has its own."""
-    for file in (run / "tensorboard").iterdir():
-        storage.write_file(f"tensorboard/{file.name}", file)
-
-
-def load_initial(initial_json: str, folder: Path) -> Any:
-    """Fetches and checks the defender that a training starts from, and returns its network."""
-    from rid.models.checkpoint import load_defender
-
-    initial = json.loads(initial_json)
-    config = initial["config"]
-    files = {name: sha for name, sha in config["files"].items() if name.endswith(".safetensors")}
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    for name, data in fetch_defender(initial["location"], config["digest"], files).items():
-        (folder / name).write_bytes(data)
-    return load_defender(folder)[0]
+    Raises:
+        ValueError: if they are missing and were not asked for.
+    """
+    teacher = request.teacher
+    if teacher is None:
+        return None
+    indices: list[DropIndex] = []
+    for drop, catalog in request.catalogs.items():
+        if not request.perturb:
+            index = teacher.cache().read_index(drop, teacher.selection)
+            if index is None:
+                raise ValueError(
+                    f"drop {drop!r} has no perturbations of this teacher, share and seed: materialise "
+                    "teacher_perturbations with the same configuration first"
+                )
+        else:
+            left = _after(teacher, indices)
+            index = finished_index(left, drop, catalog)
+            if index is None:
+                assert request.run is not None, "who asks for perturbations names the run"
+                plain.prepare(workers.photos, request.run, _on_cut(request, report))  # kept for the training
+                index, _ = perturb_drop(
+                    left, drop, catalog, workers.teachers, photo_workers=workers.photos, report=report
+                )
+        indices.append(index)
+    return teacher.perturbed(indices)
 
 
-def store_array(storage: Storage, name: str, array: NDArray[Any]) -> None:
-    """Writes one .npy file."""
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    storage.write_bytes(name, buffer.getvalue())
+def _after(teacher: TeacherRequest, indices: list[DropIndex]) -> TeacherRequest:
+    """Returns the request for the next drop: the largest number of photos holds for all drops together."""
+    largest = teacher.selection.largest
+    if largest is None:
+        return teacher
+    left = max(0, largest - sum(len(unit.photos) for index in indices for unit in index.units))
+    return replace(teacher, selection=replace(teacher.selection, largest=left))
 
 
-def load_array(storage: Storage, name: str) -> NDArray[Any]:
-    """Reads one .npy file; pickles are refused."""
-    array: NDArray[Any] = np.load(io.BytesIO(storage.read_bytes(name)), allow_pickle=False)
-    return array
+def _train(request: TrainingRequest, run: Storage, workers: Workers, report: Report) -> str:
+    """Runs the task of a training, in this process or on a worker."""
+    task = TrainingTask(
+        run=run,
+        home=request.home,
+        config=request.config,
+        models=request.models,
+        initial=request.initial,
+        teacher=request.teacher.teacher if request.teacher else None,
+        card=request.card,
+        registry=request.registry,
+        output=request.output,
+        shown=request.shown,
+        processes=request.processes,
+        device=request.device,
+        threads=request.threads,
+    )
+    tell = _on_step(request.config.steps, report)
+
+    def train_here(task: TrainingTask) -> str:
+        return train(task, tell)
+
+    function = train if workers.separate else train_here
+    (done,) = workers.run(function, [task], prefix="train", expected=1, gpu=True, longest=TRAINING_SECONDS)
+    if done.result is None:
+        raise RuntimeError("the worker died while it trained: run again to go on from the last checkpoint")
+    return done.result
+
+
+def _found(request: TrainingRequest, run: Storage) -> Trained | None:
+    """Returns what a finished run made, if it is still there."""
+    if not run.exists(FINISHED):
+        return None
+    held = json.loads(run.read_bytes(FINISHED))
+    digest = str(held["digest"])
+    if request.registry is not None and not request.registry.child("defenders").exists(f"{digest}/config.json"):
+        return None
+    if request.output is not None:
+        config = request.output.read_bytes("config.json") if request.output.exists("config.json") else b"{}"
+        if json.loads(config).get("digest") != digest:
+            return None
+    counts = (int(held.get(name, 0)) for name in ("photos", "left_out", "perturbations"))
+    return Trained(digest, run, False, *counts)
+
+
+def _begin(request: TrainingRequest, run: Storage, asked: dict[str, Any]) -> Trained | None:
+    """Returns what a finished run made; else notes in the run's folder what is trained there.
+
+    Raises:
+        ValueError: if another run was finished there, or stopped behind a checkpoint.
+    """
+    held = json.loads(run.read_bytes(ASKED)) if run.exists(ASKED) else asked
+    different = sorted(name for name in held.keys() | asked.keys() if held.get(name) != asked.get(name))
+    if different and (run.exists(STATE) or run.exists(FINISHED)):
+        changes = "; ".join(f"{name} was {held.get(name)!r} and is {asked.get(name)!r}" for name in different)
+        raise ValueError(f"{run.url} holds another training ({changes}): give another folder, or delete this one")
+    if different:
+        release_photos(request.home, run)  # nothing was trained on them
+    found = _found(request, run)
+    if found is None:
+        run.write_bytes(ASKED, json.dumps(asked, indent=1, sort_keys=True).encode())
+    return found
+
+
+def _on_cut(request: TrainingRequest, report: Report) -> Any:
+    """Returns what tells of squares as they are cut."""
+    total, done = sum(catalog.photos for catalog in request.catalogs.values()), 0
+
+    def on_cut(rows: int) -> None:
+        nonlocal done
+        done += rows
+        report(Progress("cut squares", done, total))
+
+    return on_cut
+
+
+def _on_step(steps: int, report: Report) -> OnStep:
+    """Returns what tells of steps as they are done."""
+
+    def on_step(record: dict[str, Any]) -> None:
+        losses = ", ".join(f"{name} {record[name]:.4f}" for name in CURVES if record[name])
+        report(Progress("train", record["step"] + 1, steps, unit="step", note=losses))
+
+    return on_step
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rid.dagster_project import exit_codes
 from rid.dagster_project.exit_codes import InvalidRequest
+from rid.dagster_project.progress_bar import ProgressBar
 from rid.dagster_project.settings import rid_home
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ def protect(
     if printing.dry_run:
         _say(estimate(request, workers), printing.as_json)
         return exit_codes.OK
-    with Workers(workers) as pool, _Bar(quiet=printing.as_json) as bar:
-        summary = run_drop(request, pool, bar.report)
+    with Workers(workers) as pool, ProgressBar(quiet=printing.as_json) as bar:
+        summary = run_drop(request, pool, lambda progress: bar.show(progress.stage, progress.done, progress.total))
     if printing.as_json:
         print(json.dumps(to_json(summary)))
     else:
@@ -185,32 +185,3 @@ def describe(summary: DropSummary, request: ProtectionRequest) -> str:
 
 def _say(values: dict[str, Any], as_json: bool) -> None:
     print(json.dumps(values) if as_json else "\n".join(f"{name:18} {value}" for name, value in values.items()))
-
-
-class _Bar:
-    """A progress bar on stderr, where that is a terminal."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        self._quiet = quiet or not sys.stderr.isatty()
-        self._bar: Any = None
-        self._stage = ""
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def report(self, progress: Any) -> None:
-        """Moves the bar; a new stage starts a new one."""
-        from tqdm import tqdm
-
-        if self._quiet:
-            return
-        if progress.stage != self._stage:
-            self.__exit__()
-            self._stage = progress.stage
-            self._bar = tqdm(desc=progress.stage, unit="photo", total=progress.total, file=sys.stderr)
-        self._bar.total = progress.total
-        self._bar.update(progress.done - self._bar.n)

@@ -63,7 +63,7 @@ def run_chain(
         "steps": settings.teacher_steps,
         "budget_levels": settings.budget_levels,
     }
-    training = {**teacher, "drops": [DROP], "recipe": "demo", "training_steps": settings.training_steps}
+    training = {**teacher, "drops": [DROP], "recipe": "demo", "recipe_fields": {"steps": settings.training_steps}}
     chain: dict[str, tuple[str, dict[str, Any]]] = {
         "photo_catalog": ("drop_chain", {}),
         "teacher_perturbations": ("teacher_perturbations", teacher),

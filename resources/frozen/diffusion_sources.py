@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from typing import Any
 EMBEDDED = "embedded"
 DTYPES = ("float32", "float16", "bfloat16")
 HUB_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$")
+COMMIT = re.compile(r"^[0-9a-f]{40}$")
+HUB_SECONDS = 20.0  # patience with the hub
 MODEL_FILES = (".json", ".txt", ".model", ".safetensors", ".bin")
 
 
@@ -55,30 +57,86 @@ class DiffusionSource:
         return Path(self.location).name if self.is_folder else self.location
 
     def digest(self) -> str:
-        """sha256 of what decides its outputs: the files of a folder, or id and revision of a hub model."""
+        """sha256 of what decides its outputs: a folder's files, or id and revision of a hub model (see `pinned`)."""
         identity = {key: value for key, value in asdict(self).items() if key != "location"}
         content = folder_digest(Path(self.location)) if self.is_folder else self.location
         return hashlib.sha256(json.dumps([identity, content], sort_keys=True).encode()).hexdigest()
 
 
-def diffusion_sources(models: Sequence[str | Mapping[str, Any]], embedded: Path) -> list[DiffusionSource]:
+def diffusion_sources(
+    models: Sequence[str | Mapping[str, Any]],
+    embedded: Path,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[DiffusionSource]:
     """Reads a run's list of models.
 
     Args:
         models: folders, hub ids (`owner/name` or `owner/name@revision`), "embedded", or objects with `location` and
             other fields of `DiffusionSource`.
         embedded: the folder of the model that ships with the package.
+        options: other fields of `DiffusionSource` of some models, by how those are listed.
 
     Raises:
-        ValueError: if the list is empty, an object has an unknown field, or a folder is missing or is no pipeline.
+        ValueError: if the list is empty, an object has an unknown field, a folder is missing or is no pipeline, or
+            options are of a model that is not listed.
     """
     if not models:
         raise ValueError("no diffusion model is listed: give at least one hub id, folder, or 'embedded'")
-    return [_source(model, embedded) for model in models]
+    options = options or {}
+    listed = [model for model in models if isinstance(model, str)]
+    for name, fields_of in options.items():
+        if name not in listed:
+            raise ValueError(f"options are given of {name!r}, which is not among the models: {', '.join(listed)}")
+        if not isinstance(fields_of, Mapping):
+            raise ValueError(f"options of {name!r} are {fields_of!r}: give an object, such as {{'dtype': 'bfloat16'}}")
+    return [
+        _source({"location": model, **options.get(model, {})} if isinstance(model, str) else model, embedded)
+        for model in models
+    ]
 
 
-def _source(model: str | Mapping[str, Any], embedded: Path) -> DiffusionSource:
-    given = {"location": model} if isinstance(model, str) else dict(model)
+def pinned(sources: Sequence[DiffusionSource]) -> list[DiffusionSource]:
+    """Returns the sources with the commit of each hub model as its revision: a branch may move, a commit may not.
+
+    Raises:
+        ValueError: if the hub cannot be asked and no copy of the model is in its cache here.
+    """
+    return [
+        source
+        if source.is_folder or COMMIT.match(source.revision or "")
+        else replace(source, revision=_commit(source.location, source.revision))
+        for source in sources
+    ]
+
+
+def _commit(location: str, revision: str | None) -> str:
+    """Returns the commit of a branch or tag, as the hub says, or as its cache on this machine has it."""
+    try:
+        from huggingface_hub import HfApi, constants
+        from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+        from huggingface_hub.file_download import repo_folder_name
+    except ImportError as error:
+        raise ValueError(f"the hub model {location} needs huggingface_hub: install the extra [train]") from error
+    try:
+        found = HfApi().model_info(location, revision=revision, timeout=HUB_SECONDS).sha
+        if found:
+            return str(found)
+    except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
+        reason = type(error).__name__
+    else:
+        reason = "it names no commit"
+    folder = repo_folder_name(repo_id=location, repo_type="model")
+    cached = Path(constants.HF_HUB_CACHE) / folder / "refs" / (revision or "main")
+    if not cached.is_file():
+        raise ValueError(
+            f"the hub cannot be asked for the model {location} ({reason}), and its cache here has no copy: check the "
+            "name, your network and your access, or give a local folder"
+        )
+    return cached.read_text(encoding="utf-8").strip()
+
+
+def _source(model: Mapping[str, Any], embedded: Path) -> DiffusionSource:
+    given = dict(model)
     allowed = [field.name for field in fields(DiffusionSource)]
     unknown = sorted(set(given) - set(allowed))
     if unknown or not isinstance(given.get("location"), str):

@@ -271,7 +271,8 @@ def test_the_whole_chain_trains_a_defender_and_protects_with_it(
     """Photos -> teacher -> defender -> ONNX -> protected, and a second time nothing is computed again."""
     instance.add_dynamic_partitions(DROPS, ["monday"])
     teacher = {"models": [str(folder) for folder in pipelines.values()], "share": 1.0, "steps": 2}
-    training = {**teacher, "drops": ["monday"], "recipe": "demo", "training_steps": 3, "sample_sheet": 2}
+    training = {**teacher, "drops": ["monday"], "recipe": "demo", "sample_sheet": 2}
+    training["recipe_fields"] = {"steps": 3}
     config = {
         "teacher_perturbations": {"config": teacher},
         "defender": {"config": training},

@@ -1,6 +1,5 @@
 """What the README promises is there: its commands and their options, its targets, files and pictures."""
 
-import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -49,11 +48,6 @@ def test_every_rid_command_and_option_exists(line: list[str]) -> None:
 
 def test_every_rid_command_is_in_the_readme() -> None:
     assert {line[0] for line in words("rid")} >= set(get_command(app).commands)
-
-
-@pytest.mark.parametrize("line", [line for line in words("python") if line[:1] == ["-m"]], ids=" ".join)
-def test_every_module_that_is_run_exists(line: list[str]) -> None:
-    assert importlib.util.find_spec(line[1]) is not None
 
 
 def test_every_link_leads_somewhere() -> None:

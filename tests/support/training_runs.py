@@ -174,12 +174,13 @@ def train_and_die(folder: str, step: int | None, when: str | None) -> None:
 
 def run_task_and_die(task: Any, checkpoint: int | None, environment: dict[str, str]) -> None:
     """Runs a training task, and kills itself after it has stored its n-th checkpoint; None is never."""
-    from rid.assets.teaching import training_run as training_tasks
+    from rid.assets.teaching import training_task
+    from rid.assets.teaching.training_worker import train
 
     os.environ.update(environment)
     torch.set_num_threads(1)
     stored = 0
-    real_store = training_tasks.store_checkpoint
+    real_store = training_task.store_checkpoint
 
     def store_and_die(*arguments: Any) -> None:
         nonlocal stored
@@ -188,8 +189,8 @@ def run_task_and_die(task: Any, checkpoint: int | None, environment: dict[str, s
         if stored == checkpoint:
             die()
 
-    training_tasks.store_checkpoint = store_and_die
-    training_tasks.train(task)
+    training_task.store_checkpoint = store_and_die
+    train(task)
 
 
 def in_child(function: Callable[..., None], *arguments: Any) -> int | None:

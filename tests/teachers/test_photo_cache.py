@@ -9,8 +9,8 @@ import pytest
 from odd_photos import encoded, photograph
 from small_catalogs import HERE, photo_bytes, request_for, write_parquet, write_photos
 
-from rid.assets.catalog.plan import DropCatalog
-from rid.assets.catalog.squares import training_squares
+from rid.assets.catalog.plan import DropCatalog, read_catalog
+from rid.assets.catalog.squares import read_squares
 from rid.assets.custody.forgotten_training import forget_training
 from rid.assets.protection.run import catalogue
 from rid.assets.teaching import photo_cache
@@ -18,6 +18,7 @@ from rid.assets.teaching.photo_cache import PhotoCache, cut_squares
 from rid.assets.teaching.run_photos import RUN_PHOTOS, Perturbed, load_photo_set, plan_photos, release_photos
 from rid.assets.teaching.teacher_cache import TeacherCache
 from rid.resources.dask_workers import Workers, WorkerSettings
+from rid.resources.records import CatalogRow, read_records
 from rid.resources.storage import Storage
 from rid.training.teachers.units import Unit, photo_digest
 
@@ -30,14 +31,16 @@ def catalog_of(source: str | Path, folder: Path, drop: str = "d1") -> DropCatalo
         return catalogue(request_for(source, folder / "out", folder / "defender", drop=drop), workers)
 
 
-def state_of(catalog: DropCatalog) -> Storage:
-    return Storage(catalog.url.partition("/catalog/")[0])
+def squares_of(catalog: DropCatalog) -> list[np.ndarray]:
+    """What the reader gives, photo by photo."""
+    rows = read_records(CatalogRow, read_catalog(catalog))
+    return [photo.square for photo in read_squares(rows, SIDE)]
 
 
 def cut(home: Storage | str, catalog: DropCatalog, side: int = SIDE) -> list[photo_cache.SquareShard]:
-    url = home if isinstance(home, str) else home.url
+    place = Storage(home) if isinstance(home, str) else home
     with Workers(HERE) as workers:
-        return PhotoCache(url, side).cut(workers, catalog)
+        return PhotoCache(place, side).cut(workers, catalog)
 
 
 def files_in(home: Storage) -> dict[str, str]:
@@ -52,8 +55,8 @@ def test_squares_from_files_are_those_that_the_reader_gives(store: Storage, tmp_
     catalog = catalog_of(tmp_path / "photos", tmp_path)
     shards = cut(store, catalog)
     assert [(shard.rows, shard.photos) for shard in shards] == [(11, 9)]
-    expected = list(training_squares(state_of(catalog), "d1", SIDE))
-    cache = PhotoCache(store.url, SIDE)
+    expected = squares_of(catalog)
+    cache = PhotoCache(store, SIDE)
     squares = cache.open([shard.name for shard in shards], tmp_path / "fetched")
     assert (squares.shape, squares.dtype) == ((9, SIDE, SIDE, 3), np.uint8)
     assert np.array_equal(squares[:], np.stack(expected))
@@ -94,9 +97,9 @@ def test_equal_photos_are_cut_once_and_sides_lie_apart(tmp_path: Path) -> None:
 def test_another_reader_gives_other_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_photos(tmp_path / "photos", 2)
     catalog = catalog_of(tmp_path / "photos", tmp_path)
-    (before,) = PhotoCache(str(tmp_path), SIDE).tasks(catalog)
+    (before,) = PhotoCache(Storage(str(tmp_path)), SIDE).tasks(catalog)
     monkeypatch.setattr(photo_cache, "READER_EPOCH", 10**6)
-    (after,) = PhotoCache(str(tmp_path), SIDE).tasks(catalog)
+    (after,) = PhotoCache(Storage(str(tmp_path)), SIDE).tasks(catalog)
     assert before.name != after.name
 
 
@@ -116,9 +119,9 @@ def test_a_killed_task_leaves_no_file_that_is_taken_for_whole(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Storage, "write_file", killed)
         cut(home, catalog)
-    assert sum(PhotoCache(home, SIDE).photos().values()) == (3 if dies == "after" else 0)
+    assert sum(PhotoCache(Storage(home), SIDE).photos().values()) == (3 if dies == "after" else 0)
     (shard,) = cut(home, catalog)
-    assert shard.photos == 3 and len(PhotoCache(home, SIDE).index(shard.name).digests) == 3
+    assert shard.photos == 3 and len(PhotoCache(Storage(home), SIDE).index(shard.name).digests) == 3
 
 
 def test_worker_processes_cut_what_this_process_cuts(tmp_path: Path) -> None:
@@ -126,7 +129,7 @@ def test_worker_processes_cut_what_this_process_cuts(tmp_path: Path) -> None:
     catalog = catalog_of(tmp_path / "in", tmp_path)
     here = cut(str(tmp_path / "here"), catalog)
     with Workers(WorkerSettings(n_workers=2, use_gpus=False)) as workers:
-        there = PhotoCache(str(tmp_path / "there"), SIDE).cut(workers, catalog)
+        there = PhotoCache(Storage(str(tmp_path / "there")), SIDE).cut(workers, catalog)
     assert here == there and len(here) > 1
     assert files_in(Storage(str(tmp_path / "here"))) == files_in(Storage(str(tmp_path / "there")))
 
@@ -136,7 +139,7 @@ def test_grey_and_turned_photos_become_upright_colour(tmp_path: Path) -> None:
     source.write_bytes("grey.png", encoded(photograph().convert("L"), "PNG"))
     source.write_bytes("wide.jpg", encoded(photograph(seed=1)))
     (shard,) = cut(str(tmp_path / "home"), catalog_of(tmp_path / "photos", tmp_path))
-    squares = PhotoCache(str(tmp_path / "home"), SIDE).open([shard.name], tmp_path)[:]
+    squares = PhotoCache(Storage(str(tmp_path / "home")), SIDE).open([shard.name], tmp_path)[:]
     assert squares.shape == (2, SIDE, SIDE, 3)
     grey = [bool((square == square[..., :1]).all()) for square in squares]
     assert sorted(grey) == [False, True]
@@ -157,7 +160,7 @@ def perturbed(home: Storage, squares: np.ndarray, chosen: list[int], budget: int
 
 
 def prepared(home: Storage, catalogs: dict[str, DropCatalog], some: Perturbed | None = None, run: str = "run"):
-    plan = plan_photos(home.url, SIDE, catalogs, some)
+    plan = plan_photos(home, SIDE, catalogs, some)
     storage = home.child("training", run)
     with Workers(HERE) as workers:
         return plan.prepare(workers, storage), storage, plan
@@ -170,13 +173,11 @@ def test_a_training_reads_squares_and_their_perturbations_from_files(store: Stor
         "folder": catalog_of(tmp_path / "photos", tmp_path / "1", "folder"),
         "table": catalog_of(tmp_path / "in", tmp_path / "2", "table"),
     }
-    squares = np.stack(
-        [square for drop, catalog in catalogs.items() for square in training_squares(state_of(catalog), drop, SIDE)]
-    )
+    squares = np.stack([square for catalog in catalogs.values() for square in squares_of(catalog)])
     some = perturbed(store, squares, [70, 2, 5, 85])
     counts, run, plan = prepared(store, catalogs, some)
     assert (counts.photos, counts.left_out, counts.perturbations) == (86, 0, 4)
-    photos = load_photo_set(store.url, run, tmp_path / "fetched")
+    photos = load_photo_set(store, run, tmp_path / "fetched")
     assert np.array_equal(photos.pixels[:], squares)
     assert photos.teacher_index.tolist() == [2, 5, 70, 85] and photos.teacher_budget == 8
     assert [int(photos.perturbation(pair)[0, 0, 0]) for pair in range(4)] == [1, 4, 5, 4]
@@ -184,7 +185,7 @@ def test_a_training_reads_squares_and_their_perturbations_from_files(store: Stor
     again, _, same = prepared(store, catalogs, some)
     assert again == counts and same.digest() == plan.digest()
     assert files_in(store) == before
-    other = load_photo_set(store.url, run, tmp_path / "other")
+    other = load_photo_set(store, run, tmp_path / "other")
     assert (other.photos_digest(), other.teacher_digest()) == (photos.photos_digest(), photos.teacher_digest())
 
 
@@ -192,26 +193,26 @@ def test_the_digest_of_a_plan_is_that_of_photos_and_perturbations(tmp_path: Path
     home = Storage(str(tmp_path / "home"))
     write_photos(tmp_path / "photos", 4)
     catalog = catalog_of(tmp_path / "photos", tmp_path)
-    squares = np.stack(list(training_squares(state_of(catalog), "d1", SIDE)))
+    squares = np.stack(squares_of(catalog))
     plans = [
-        plan_photos(home.url, SIDE, {"d1": catalog}),
-        plan_photos(home.url, 32, {"d1": catalog}),
-        plan_photos(home.url, SIDE, {"d1": catalog}, perturbed(home, squares, [0])),
-        plan_photos(home.url, SIDE, {"d1": catalog}, perturbed(home, squares, [0, 1])),
-        plan_photos(home.url, SIDE, {"d1": catalog}, perturbed(home, squares, [0], budget=4)),
+        plan_photos(home, SIDE, {"d1": catalog}),
+        plan_photos(home, 32, {"d1": catalog}),
+        plan_photos(home, SIDE, {"d1": catalog}, perturbed(home, squares, [0])),
+        plan_photos(home, SIDE, {"d1": catalog}, perturbed(home, squares, [0, 1])),
+        plan_photos(home, SIDE, {"d1": catalog}, perturbed(home, squares, [0], budget=4)),
     ]
     assert len({plan.digest() for plan in plans}) == 5
-    assert plans[0].digest() == plan_photos(home.url, SIDE, {"other name": catalog}).digest()
+    assert plans[0].digest() == plan_photos(home, SIDE, {"other name": catalog}).digest()
     (tmp_path / "photos" / "p000.jpg").write_bytes(photo_bytes(77))
     changed = catalog_of(tmp_path / "photos", tmp_path)
-    assert plan_photos(home.url, SIDE, {"d1": changed}).digest() != plans[0].digest()
+    assert plan_photos(home, SIDE, {"d1": changed}).digest() != plans[0].digest()
 
 
 def test_a_perturbation_that_does_not_fit_is_refused_when_it_is_gathered(tmp_path: Path) -> None:
     home = Storage(str(tmp_path / "home"))
     write_photos(tmp_path / "photos", 3)
     catalogs = {"d1": catalog_of(tmp_path / "photos", tmp_path)}
-    squares = np.stack(list(training_squares(state_of(catalogs["d1"]), "d1", SIDE)))
+    squares = np.stack(squares_of(catalogs["d1"]))
     some = perturbed(home, squares, [1])
     digest = photo_digest(squares[1])
     some.cache.write(digest, np.full((1, SIDE, SIDE, 3), -9, np.int8))
@@ -239,14 +240,14 @@ def test_a_finished_training_takes_its_squares_with_it_unless_another_needs_them
     write_photos(tmp_path / "more", 2, first=50)
     one = catalog_of(tmp_path / "photos", tmp_path / "1", "one")
     two = catalog_of(tmp_path / "more", tmp_path / "2", "two")
-    squares = np.stack(list(training_squares(state_of(one), "one", SIDE)))
+    squares = np.stack(squares_of(one))
     _, first, _ = prepared(store, {"one": one}, perturbed(store, squares, [0]), run="first")
     _, second, _ = prepared(store, {"one": one, "two": two}, run="second")
     assert squares_left(store) == 2
-    assert release_photos(store.url, first) == 2  # its perturbations and its list
-    assert squares_left(store) == 2 and load_photo_set(store.url, second, tmp_path / "f").pixels.shape[0] == 5
-    assert release_photos(store.url, second) == 5
-    assert squares_left(store) == 0 and release_photos(store.url, second) == 0
+    assert release_photos(store, first) == 2  # its perturbations and its list
+    assert squares_left(store) == 2 and load_photo_set(store, second, tmp_path / "f").pixels.shape[0] == 5
+    assert release_photos(store, second) == 5
+    assert squares_left(store) == 0 and release_photos(store, second) == 0
     assert not any("training" in path for path in files_in(store))
 
 
@@ -265,7 +266,7 @@ def test_a_run_that_is_killed_while_it_cuts_is_known_before_its_first_square(
         patch.setattr(photo_cache, "cut_squares", killed)
         prepared(home, {"d1": catalog})
     assert squares_left(home) == 1
-    assert release_photos(home.url, home.child("training", "run")) == 3
+    assert release_photos(home, home.child("training", "run")) == 3
     assert squares_left(home) == 0
 
 
@@ -277,7 +278,7 @@ def test_forgetting_a_drop_takes_its_squares_and_those_no_run_needs(store: Stora
         catalog_of(tmp_path / name, tmp_path / f"{name}-state", drop)
         for name, drop in (("photos", "one"), ("more", "two"), ("loose", "loose"))
     )
-    squares = np.stack(list(training_squares(state_of(one), "one", SIDE)))
+    squares = np.stack(squares_of(one))
     prepared(store, {"one": one}, perturbed(store, squares, [0]), run="first")
     _, second, _ = prepared(store, {"two": two}, run="second")
     cut(store, loose)
@@ -292,7 +293,7 @@ def test_forgetting_a_drop_takes_its_squares_and_those_no_run_needs(store: Stora
         "training/second/log.jsonl",
         *(f"training/squares/{SIDE}/{name}.{kind}" for name in named for kind in ("npy", "json")),
     }
-    assert load_photo_set(store.url, second, tmp_path / "fetched").pixels.shape[0] == 2
+    assert load_photo_set(store, second, tmp_path / "fetched").pixels.shape[0] == 2
     assert forget_training(store, "one") == 0
 
 
@@ -317,4 +318,4 @@ def test_squares_that_went_while_a_training_waited_are_named_in_one_sentence(tmp
     _, run, plan = prepared(home, {"d1": catalog_of(tmp_path / "photos", tmp_path)})
     plan.cache.delete(plan.names["d1"])
     with pytest.raises(ValueError, match="is missing: it was removed meanwhile; run again"):
-        load_photo_set(home.url, run, tmp_path / "fetched")
+        load_photo_set(home, run, tmp_path / "fetched")

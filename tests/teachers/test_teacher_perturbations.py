@@ -1,6 +1,5 @@
 """The asset and its cache: what is computed once is never computed again, and a killed task goes on."""
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,56 +10,31 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from dagster import DagsterInstance, Failure, materialize
+from random_pipelines import SIDE, write_random_pipeline
 from small_catalogs import photo_bytes, tree
 from teacher_runs import OPTIONS, run_task_and_die, small_config, small_photos
 from tiny_defender import write_tiny_defender
 from training_runs import in_child
 
 from rid.assets.configs import ProtectionConfig, drop_request
-from rid.assets.frozen.diffusion_models import models_to_json
 from rid.assets.partitions import DROPS
 from rid.assets.protection.run import catalogue
-from rid.assets.teacher_perturbations import teacher_cache, teacher_json, teacher_perturbations, teacher_selection
-from rid.assets.teaching.teacher_cache import StoredCheckpoint, TeacherCache
+from rid.assets.teacher_perturbations import teacher_perturbations
+from rid.assets.teaching.teacher_cache import DropIndex, StoredCheckpoint, TeacherCache
 from rid.assets.teaching.teacher_tasks import TeacherTask, precompute_batch
-from rid.assets.training_config import TeacherRunConfig
+from rid.assets.training_config import TeacherRunConfig, teacher_config, teacher_request
 from rid.resources.dask_cluster import DaskCluster
 from rid.resources.frozen.diffusion_sources import DiffusionSource
 from rid.resources.places import Places
 from rid.resources.schemas import IMAGE
 from rid.resources.storage import Storage
-from rid.training.embedded.architecture import (
-    EmbeddedSize,
-    build_autoencoder,
-    build_denoiser,
-    build_noise_scheduler,
-    build_text_encoder,
-    build_tokenizer,
-    save_pipeline,
-)
 from rid.training.teachers.units import Unit, person_units, photo_digest
-
-SIDE = 32
 
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A pipeline folder with random weights."""
-    folder = tmp_path_factory.mktemp("random-pipeline")
-    size = EmbeddedSize(SIDE, 4, (8, 8, 16, 16), (16, 32), 1, 16)
-    tokenizer = build_tokenizer(folder / "tokenizer")
-    torch.manual_seed(0)
-    save_pipeline(
-        folder,
-        vae=build_autoencoder(size),
-        unet=build_denoiser(size),
-        text_encoder=build_text_encoder(size, tokenizer),
-        tokenizer=tokenizer,
-        scheduler=build_noise_scheduler("epsilon"),
-    )
-    return folder
+    return write_random_pipeline(tmp_path_factory.mktemp("random-pipeline"))
 
 
 @pytest.fixture
@@ -103,13 +77,18 @@ def computed(places: Places, instance: DagsterInstance, config: TeacherRunConfig
         run_config={"ops": {"teacher_perturbations": {"config": config.model_dump()}}},
     )
     assert result.success
-    cache = teacher_cache(config, places)
-    index = cache.read_index(drop, teacher_selection(config))
-    assert index is not None
+    cache, index = teacher_request(config, places).cache(), index_of(places, config, drop)
     for unit in index.units:
         assert cache.read(unit).shape == (len(unit.photos), SIDE, SIDE, 3)
     (event,) = result.asset_materializations_for_node("teacher_perturbations")[:1]
     return int(event.metadata["perturbations computed"].value)
+
+
+def index_of(places: Places, config: TeacherRunConfig, drop: str = "monday") -> DropIndex:
+    request = teacher_request(config, places)
+    index = request.cache().read_index(drop, request.selection)
+    assert index is not None
+    return index
 
 
 def test_a_photo_is_perturbed_once(places: Places, instance: DagsterInstance, pipeline: Path) -> None:
@@ -127,6 +106,27 @@ def test_a_photo_is_perturbed_once(places: Places, instance: DagsterInstance, pi
     assert computed(places, instance, config.model_copy(update={"set_by": "drop"})) == 0  # it means nothing here
 
 
+def test_a_model_that_was_trained_again_in_its_folder_gets_perturbations_of_its_own(
+    places: Places, instance: DagsterInstance, pipeline: Path, tmp_path: Path
+) -> None:
+    model = shutil.copytree(pipeline, tmp_path / "model")
+    config = run_config(model, "sds_plus")
+    assert computed(places, instance, config) == 4
+    shutil.rmtree(model)
+    write_random_pipeline(model, seed=7)
+    assert computed(places, instance, config) == 4
+    shutil.rmtree(model)
+    shutil.copytree(pipeline, model)
+    assert computed(places, instance, config) == 0
+
+
+def test_no_square_is_left_when_the_perturbations_are_there(
+    places: Places, instance: DagsterInstance, pipeline: Path
+) -> None:
+    computed(places, instance, run_config(pipeline, "sds_plus"))
+    assert not (Path(places.home) / "training").exists() or tree(Path(places.home) / "training") == {}
+
+
 def test_a_persons_set_is_perturbed_once(places: Places, instance: DagsterInstance, pipeline: Path) -> None:
     """A photo more makes another set of that person, and of nobody else."""
     config = run_config(pipeline, "fsmg")
@@ -136,8 +136,7 @@ def test_a_persons_set_is_perturbed_once(places: Places, instance: DagsterInstan
     assert computed(places, instance, config) == 3
     one_set = config.model_copy(update={"set_by": "drop"})
     assert computed(places, instance, one_set) == 5
-    index = teacher_cache(one_set, places).read_index("monday", teacher_selection(one_set))
-    assert index is not None and [len(unit.photos) for unit in index.units] == [5]
+    assert [len(unit.photos) for unit in index_of(places, one_set).units] == [5]
 
 
 def test_people_are_told_apart_by_a_column(places: Places, instance: DagsterInstance, pipeline: Path) -> None:
@@ -146,10 +145,9 @@ def test_people_are_told_apart_by_a_column(places: Places, instance: DagsterInst
     pq.write_table(pa.table(columns), Path(places.source) / "tuesday.parquet")
     config = run_config(pipeline, "aspl", set_by="person")
     assert computed(places, instance, config, "tuesday") == 6
-    index = teacher_cache(config, places).read_index("tuesday", teacher_selection(config))
-    assert index is not None
-    assert sorted(len(unit.photos) for unit in index.units) == [1, 1, 1, 3]  # an unknown person is one of their own
-    with pytest.raises(Failure, match=r"'identity' is no column of the drop: .* a column \(person\)"):
+    sizes = sorted(len(unit.photos) for unit in index_of(places, config, "tuesday").units)
+    assert sizes == [1, 1, 1, 3]  # an unknown person is one of their own
+    with pytest.raises(Failure, match=r"no column 'identity': they have person, or choose 'folder' or 'drop'"):
         computed(places, instance, config.model_copy(update={"set_by": "identity"}), "tuesday")
     with pytest.raises(Failure, match="give each person a folder"):
         computed(places, instance, config.model_copy(update={"set_by": "folder"}), "tuesday")
@@ -157,9 +155,9 @@ def test_people_are_told_apart_by_a_column(places: Places, instance: DagsterInst
 
 def test_a_wrong_method_or_option_gives_a_sentence(pipeline: Path) -> None:
     with pytest.raises(ValueError, match="choose one of advdm, fsmg"):
-        teacher_json(run_config(pipeline, "glaze"))
+        teacher_config(run_config(pipeline, "glaze"))
     with pytest.raises(ValueError, match="'taget': allowed are target"):
-        teacher_json(run_config(pipeline, "encoder", method_options={"taget": "grey"}))
+        teacher_config(run_config(pipeline, "encoder", method_options={"taget": "grey"}))
 
 
 def prepared(folder: Path, pipeline: Path, method: str) -> tuple[TeacherCache, TeacherTask, Unit]:
@@ -168,9 +166,8 @@ def prepared(folder: Path, pipeline: Path, method: str) -> tuple[TeacherCache, T
     unit = Unit(tuple(sorted(photo_digest(photo) for photo in photos)))
     for photo in photos:
         cache.write_photo(photo_digest(photo), photo)
-    config = json.dumps(small_config(method).to_json())
-    models = models_to_json([DiffusionSource(str(pipeline))])
-    return cache, TeacherTask(cache.storage.url, json.dumps([unit.photos]), config, models), unit
+    models = (DiffusionSource(str(pipeline)),)
+    return cache, TeacherTask(cache.storage, (unit,), small_config(method), models), unit
 
 
 def test_a_killed_task_goes_on_from_its_checkpoint(tmp_path: Path, pipeline: Path) -> None:
