@@ -1,1 +1,1 @@
-"""Where places and computations meet: the assets, and the functions that run on workers."""
+"""Assets, and the functions that run on workers: here resources and computations meet."""

@@ -1,4 +1,4 @@
-"""What is checked of a protected drop before anything is built on it; what could lose or leak a photo blocks."""
+"""Checks of a protected drop before anything is built on it; those of lost or leaked photos block."""
 
 from __future__ import annotations
 
@@ -67,18 +67,18 @@ class Outcome:
 
     @property
     def severity(self) -> AssetCheckSeverity:
-        """How a failure counts."""
+        """The weight of a failure."""
         return AssetCheckSeverity.WARN if self.warning else AssetCheckSeverity.ERROR
 
     @property
     def blocks(self) -> bool:
-        """Whether nothing may be built on the drop."""
+        """True if nothing may be built on the drop."""
         return not self.passed and not self.warning and WHAT[self.check][0]
 
 
 @dataclass(frozen=True)
 class DropCounts:
-    """What came in and what came out of a drop.
+    """Counts of what came in and what came out of a drop.
 
     Attributes:
         photos: in its catalog.
@@ -119,7 +119,7 @@ def check_rows(photos: int, rows: int, outcomes: int) -> Outcome:
 
 
 def check_outputs(verified: Verified) -> Outcome:
-    """Whether what was read back is as recorded."""
+    """Checks that what was read back is as recorded."""
     wrong = {kind: n for kind, n in sorted(verified.findings.items()) if kind not in ("budget", "unreadable")}
     metadata = {"shards read back": verified.shards, "photos hashed": verified.published, "wrong": wrong}
     says = "run `rid verify` on the table: it names every photo that is not as recorded" if wrong else None
@@ -127,7 +127,7 @@ def check_outputs(verified: Verified) -> Outcome:
 
 
 def check_budget(verified: Verified) -> Outcome:
-    """Whether every photo is changed, by no more than the budget."""
+    """Checks that every photo is changed, by no more than the budget."""
     wrong = verified.findings["budget"] + verified.findings["unreadable"] + verified.over_budget
     metadata = {
         "lossless photos measured again": verified.budgets_measured,
@@ -150,7 +150,7 @@ def check_metadata(verified: Verified) -> Outcome:
 
 
 def check_quarantine(photos: int, held: int, policy: ProtectionPolicy) -> Outcome:
-    """Whether the quarantined photos are within the failure budget."""
+    """Checks that the quarantined photos are within the failure budget."""
     over = exceeds(policy, held, photos)
     metadata = {
         "quarantined": held,
@@ -162,7 +162,7 @@ def check_quarantine(photos: int, held: int, policy: ProtectionPolicy) -> Outcom
 
 
 def check_look(verified: Verified, budget_levels: int) -> Outcome:
-    """Whether the median PSNR is at least that of a change by the whole budget b everywhere, re-encoding (r) included.
+    """Checks that the median PSNR is at least that of a change by the budget b everywhere, re-encoding (r) included.
 
     10 log10(255^2 / (b^2 + r^2)).
     """

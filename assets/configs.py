@@ -14,7 +14,7 @@ from rid.resources.places import Places
 
 
 class ProtectionConfig(Config):
-    """How a drop is protected: `ProtectionOptions` as the launchpad shows them."""
+    """`ProtectionOptions` as the launchpad shows them."""
 
     defender: str = Field(default=DEFAULT_ALIAS, description="Alias, digest or path of a defender.")
     budget_levels: int | None = Field(

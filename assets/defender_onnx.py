@@ -30,7 +30,7 @@ GATES_TEXT = (
 
 
 class ExportConfig(Config):
-    """Which defender is exported."""
+    """The defender that is exported."""
 
     defender: str = Field(default="", description="Digest; empty takes the one that the asset defender made last.")
     promote: bool = Field(default=False, description="Make it the default: drops protected by another are outdated.")

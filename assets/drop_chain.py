@@ -51,7 +51,7 @@ FAILED_DROPS = "failed drops"  # metadata of a failure
 
 
 class DropConfig(ProtectionConfig):
-    """How drops are protected and reported on."""
+    """Settings of a run: how drops are protected and reported on."""
 
     recheck: bool = Field(default=False, description="Read every published photo back, also what was there before.")
     report: ReportConfig = Field(default=ReportConfig(), description="What the report measures and shows.")

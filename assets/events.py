@@ -1,4 +1,4 @@
-"""How what was made of a drop is told to Dagster, in a run over one drop or over many.
+"""Events that tell Dagster what was made of a drop, in a run over one drop or over many.
 
 A run over one drop yields Dagster's own results. In a run over many, those would speak for every drop of the run at
 its end: instead each drop gets its materialisation when it is done, with data versions of its own, and a drop that

@@ -17,7 +17,7 @@ from rid.training.evaluation.cells import FACTORS
 
 
 class StudyConfig(Config):
-    """Who is attacked, and how far the study goes."""
+    """Settings of a study: who is attacked, and how far it goes."""
 
     photos: str = Field(
         description="Parquet file of people that workers can read, with `image` and an identity column."
@@ -50,7 +50,7 @@ class StudyConfig(Config):
 
 
 def named_defenders(config: StudyConfig) -> dict[str, str]:
-    """What defenders are called in the study, and where they are: the judged one first.
+    """Names of the defenders in the study, and where they are: the judged one first.
 
     Raises:
         ValueError: if two would have the same name.

@@ -51,6 +51,6 @@ def catalog_version(catalog: DropCatalog) -> str:
 
 
 def report_link(places: Places, drop: str) -> UrlMetadataValue | PathMetadataValue:
-    """Where the drop's report is, or will be once it is made."""
+    """A link to the drop's report, which may not be made yet."""
     link = places.report_link(drop)
     return MetadataValue.url(link) if link.startswith("http") else MetadataValue.path(link)

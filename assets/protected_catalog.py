@@ -173,7 +173,7 @@ def table_version(settings: ProtectionSettings, catalog: DropCatalog, live: Mapp
 
 
 def expected_version(settings: ProtectionSettings, catalog: str) -> str:
-    """What the version of a drop that is not outdated begins with.
+    """Returns how the version of a drop begins that is not outdated.
 
     Args:
         settings: what it is protected with.
@@ -204,7 +204,7 @@ def quarantine_table(reasons: Mapping[str, int], photos: int) -> TableMetadataVa
 
 
 def _work(summary: DropSummary, settings: ProtectionSettings) -> dict[str, Any]:
-    """What was done, and with what; the tags of the materialisation have the digests whole."""
+    """Says what was done, and with what; the tags of the materialisation have the digests whole."""
     return {
         "photos per second": round(summary.photos_computed / max(summary.seconds, 1e-9), 2),
         "shards written": summary.shards_written,
@@ -217,7 +217,7 @@ def _work(summary: DropSummary, settings: ProtectionSettings) -> dict[str, Any]:
 
 
 def _pictures(verified: Verified, places: Places, drop: str) -> dict[str, Any]:
-    """How the photos look that were written now; of a drop that was done before, the picture of its report."""
+    """Pictures of how the photos look that were written now; of a drop that was done before, those of its report."""
     if len(verified.psnr) and len(verified.ssim):
         measures = {"psnr": np.array(verified.psnr, np.float32), "ssim": np.array(verified.ssim, np.float32)}
         data = quality_picture(measures, "png")

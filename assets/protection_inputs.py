@@ -1,4 +1,4 @@
-"""What protects, beside the photos: the promoted defender and the policy. When one changes, drops are outdated."""
+"""The promoted defender and the policy, which decide how photos are protected. When one changes, drops are outdated."""
 
 from collections.abc import Iterator
 
@@ -55,7 +55,7 @@ def versions(settings: ProtectionSettings) -> dict[str, str]:
 
 
 def described(settings: ProtectionSettings) -> dict[str, dict[str, str | int]]:
-    """What the UI shows of each input."""
+    """Metadata of each input for the UI."""
     defender = settings.defender
     return {
         PROMOTED_DEFENDER: {

@@ -1,4 +1,4 @@
-"""How protected photos look, what protection does to diffusion models, and what was held back: a page and a CSV."""
+"""A page and a CSV: the look of protected photos, the effect on diffusion models, and what was held back."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ SPEC = AssetSpec(
 
 
 class ReportConfig(Config):
-    """What a report measures and shows."""
+    """Settings of a report: what it measures and shows."""
 
     models: list[str] = Field(
         default=["embedded"], description="Frozen diffusion models to measure on; an empty list measures nothing."

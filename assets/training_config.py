@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class TeacherRunConfig(Config):
-    """Which perturbations are precomputed."""
+    """Settings of a teacher: the perturbations that are precomputed."""
 
     models: list[str] = Field(default=["embedded"], description="Folders or hub ids of frozen diffusion models.")
     model_options: dict[str, Any] = Field(
@@ -50,7 +50,7 @@ class TeacherRunConfig(Config):
 
 
 class DefenderRunConfig(TeacherRunConfig):
-    """Which defender is trained; the teacher's fields name the perturbations to learn from."""
+    """Settings of a training; the teacher's fields name the perturbations to learn from."""
 
     drops: list[str] = Field(description="The drops whose photos are learned from.")
     recipe: str = Field(default="faces_64", description="A function of training/recipes.py.")

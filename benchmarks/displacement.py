@@ -50,7 +50,7 @@ EMBEDDED = Path(__file__).parents[1] / "models" / "weights" / "embedded-64"
 
 @dataclass(frozen=True)
 class Contender:
-    """What protects: a defender's folder, or an ascent of so many steps on each photo.
+    """One protection: a defender's folder, or an ascent of so many steps on each photo.
 
     Attributes:
         name: in the table.

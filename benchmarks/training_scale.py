@@ -1,4 +1,4 @@
-"""What a training over many photos holds in memory: `python -m benchmarks.training_scale`.
+"""Memory of a training over many photos: `python -m benchmarks.training_scale`.
 
 For each number of photos a driver prepares a training with two worker processes, and a process beside it draws batches
 as the trainer does. Both are processes of their own, whose peak of resident memory is printed, mapped files included.

@@ -83,7 +83,7 @@ def alert_text(context: RunFailureSensorContext) -> str:
 
 
 def step_sentences(context: RunFailureSensorContext) -> Iterator[str]:
-    """Why each failed step of the run failed."""
+    """Says why each failed step of the run failed."""
     for event in context.get_step_failure_events():
         data = event.step_failure_data
         if data.user_failure_data is not None and data.user_failure_data.description:

@@ -147,7 +147,7 @@ class WatchStates:
 
 
 def _nothing(found: Observation, known: int, resume: str) -> str:
-    """Why a tick launches nothing."""
+    """Says why a tick launches nothing."""
     parts = [f"{known} drops are known, none is new or changed"]
     if found.waiting:
         parts = [f"{len(found.waiting)} of {known} drops are not complete yet: {_some(found.waiting)}"]

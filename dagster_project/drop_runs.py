@@ -38,13 +38,13 @@ def run_requests(names: Iterable[str], order: Sequence[str], largest: int) -> li
     wanted = set(names)
     stretches: list[list[str]] = []
     previous = -2
-    for place, name in enumerate(order):
+    for position, name in enumerate(order):
         if name not in wanted:
             continue
-        if place != previous + 1 or len(stretches[-1]) == largest:
+        if position != previous + 1 or len(stretches[-1]) == largest:
             stretches.append([])
         stretches[-1].append(name)
-        previous = place
+        previous = position
     return [_request(stretch) for stretch in stretches]
 
 
@@ -73,12 +73,12 @@ def outdated_drops(instance: DagsterInstance, settings: ProtectionSettings) -> l
 
 def busy_drops(instance: DagsterInstance, order: Sequence[str]) -> set[str]:
     """Drops of runs that are not finished."""
-    place = {name: i for i, name in enumerate(order)}
+    positions = {name: i for i, name in enumerate(order)}
     busy: set[str] = set()
     for run in instance.get_runs(RunsFilter(statuses=UNFINISHED)):
         first, last = run.tags.get(FIRST, run.tags.get(ONE)), run.tags.get(LAST, run.tags.get(ONE))
-        if first in place and last in place:
-            busy.update(order[place[first] : place[last] + 1])
+        if first in positions and last in positions:
+            busy.update(order[positions[first] : positions[last] + 1])
     return busy
 
 

@@ -68,7 +68,7 @@ class DropWatch:
         """Takes up where an earlier look ended.
 
         Args:
-            drops: what is known, by name.
+            drops: those seen so far, by name.
             resume: file behind which the next look begins; empty begins at the start.
         """
         self.drops = drops or {}
@@ -110,31 +110,31 @@ class DropWatch:
             check_drop_name(listing.name)
         except ValueError as error:
             return str(error)
-        known = self.drops.get(listing.name)
-        if known is not None and known.entry != listing.entry and known.entry.endswith("/"):
-            return f"there is a folder {known.entry} of the same name: remove one of them"
+        watched = self.drops.get(listing.name)
+        if watched is not None and watched.entry != listing.entry and watched.entry.endswith("/"):
+            return f"there is a folder {watched.entry} of the same name: remove one of them"
         return ""
 
     def _take_in(self, listing: DropListing, now: float, rule: Completeness, found: Observation) -> None:
-        known = self.drops.get(listing.name)
-        if known is None or known.fingerprint != listing.fingerprint or known.entry != listing.entry:
-            launched = known.launched if known is not None else ""
-            known = self.drops[listing.name] = WatchedDrop(listing.fingerprint, now, launched, listing.entry)
-        if known.launched == known.fingerprint:
+        watched = self.drops.get(listing.name)
+        if watched is None or watched.fingerprint != listing.fingerprint or watched.entry != listing.entry:
+            launched = watched.launched if watched is not None else ""
+            watched = self.drops[listing.name] = WatchedDrop(listing.fingerprint, now, launched, listing.entry)
+        if watched.launched == watched.fingerprint:
             return
-        if _complete(listing, known, now, rule):
+        if _complete(listing, watched, now, rule):
             found.ready.append(listing.name)
         else:
             found.waiting.append(listing.name)
 
 
-def _complete(listing: DropListing, known: WatchedDrop, now: float, rule: Completeness) -> bool:
+def _complete(listing: DropListing, watched: WatchedDrop, now: float, rule: Completeness) -> bool:
     if rule.marker and listing.is_folder:
         if not listing.marked:
             return False
-        if not known.launched:
+        if not watched.launched:
             return True
-    return now - known.since >= rule.quiet_seconds
+    return now - watched.since >= rule.quiet_seconds
 
 
 def watch_source(source: Storage, watch: DropWatch, rule: Completeness, now: float, seconds: float) -> Observation:
@@ -144,7 +144,7 @@ def watch_source(source: Storage, watch: DropWatch, rule: Completeness, now: flo
 
     Args:
         source: where drops arrive.
-        watch: what is known; it is changed.
+        watch: the drops seen so far; it is changed.
         rule: when a drop is complete.
         now: seconds since the epoch.
         seconds: after which the look ends with the drop that it is at.

@@ -1,6 +1,6 @@
 """A protector in a child process: a photo that hangs, kills or needs too much memory ends there, and ends alone.
 
-The child lives as long as its photos are harmless, so that the cost of a photo is two trips through a pipe. One that
+The child lives as long as its photos are harmless: the cost of a photo is two trips through a pipe. One that
 takes longer than the policy's deadline is killed with its child; one that kills its child is tried once more in a new
 one, because the system may have killed it for another's hunger. The next photo gets a new child.
 """

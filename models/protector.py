@@ -127,7 +127,7 @@ class Protector:
     def perturbation(self, photo: Photo) -> Perturbation:
         """Returns the perturbation of the stored pixels, before saturation.
 
-        A colour photo whose channels are all equal is treated as grey, so that it stays without colour.
+        A colour photo whose channels are all equal is treated as grey and stays without colour.
 
         Returns:
             (H, W) int8 for a grey photo, else (H, W, 3), within plus and minus the budget.

@@ -9,7 +9,7 @@ How a commit is made, and what each part is for (all tried with deltalake 1.6.6)
   "overwrite" with a partition filter would also remove the paths that stay, and one commit may not add and remove a
   path.
 - It carries a transaction `drop:<name>` with the number after the last one. Two writers that make a drop's *first*
-  commit from the same snapshot touch no common file, so that the log would take both and double the rows; with equal
+  commit from the same snapshot touch no common file: the log would take both and double the rows; with equal
   numbers the second is refused. Numbers of other drops do not matter to it.
 - A refused writer reads the table again. Same plan there: done. As it was: another drop was faster, so commit again.
   Another plan of this drop: `ConflictingCommit`, since this plan was made before that one and may undo it.
@@ -345,7 +345,7 @@ def _commit_difference(
         commit_properties=CommitProperties(
             custom_metadata={"drop": drop, **metadata}, app_transactions=[Transaction(f"drop:{drop}", number)]
         ),
-        # History answers which defender protected a photo, so that no old log entry is removed.
+        # History answers which defender protected a photo: no old log entry is removed.
         post_commithook_properties=PostCommitHookProperties(cleanup_expired_logs=False),
     )
     return CommitResult(int(table.version()) + 1, len(added), len(removed)), number

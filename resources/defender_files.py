@@ -76,17 +76,17 @@ def check_weights(folder: Path, files: dict[str, str]) -> None:
             raise DefenderCorrupt(f"{what} in {folder} are zero: this defender changes no photo and protects none")
 
 
-def check_budgets(known: dict[str, Any], given: dict[str, Any]) -> None:
+def check_budgets(registered: dict[str, Any], given: dict[str, Any]) -> None:
     """Holds the budgets of two configurations of one digest against each other.
 
     Raises:
         ValueError: if they differ.
     """
-    if known["budget"] != given["budget"]:
+    if registered["budget"] != given["budget"]:
         raise ValueError(
-            f"the weights of {given.get('name')} are those of defender {known.get('name')} ({known['digest'][:12]}), "
-            f"which is registered for {budget_words(known)}, not for {budget_words(given)}: its runs would change "
-            "with its budgets, so that it is left as it is"
+            f"the weights of {given.get('name')} are those of defender {registered.get('name')} "
+            f"({registered['digest'][:12]}), which is registered for {budget_words(registered)}, not for "
+            f"{budget_words(given)}: its runs would change with its budgets; it is left as it is"
         )
 
 

@@ -158,11 +158,11 @@ class DefenderRegistry:
         if (folder / CONFIG).is_file():
             config = config_of(folder)
             return DefenderEntry(config["digest"], config, str(folder.absolute()))
-        known = ", ".join(f"{'/'.join(e.aliases) or e.name} ({e.digest[:12]})" for e in entries.values()) or "none"
-        raise UnknownDefender(f"there is no defender {name!r}; known are: {known}")
+        names = ", ".join(f"{'/'.join(e.aliases) or e.name} ({e.digest[:12]})" for e in entries.values()) or "none"
+        raise UnknownDefender(f"there is no defender {name!r}; registered are: {names}")
 
     def find(self, digest: str) -> DefenderEntry | None:
-        """Returns the defender of exactly this digest, or None if it is not known here."""
+        """Returns the defender of exactly this digest, or None if it is not here."""
         return next((entry for entry in self.entries() if entry.digest == digest), None)
 
     def register(self, folder: Path) -> str:
@@ -186,11 +186,11 @@ class DefenderRegistry:
                 target.write_file(name, folder / name)
 
         def merged(old: bytes | None) -> bytes:
-            known = read_config(old, target.uri(CONFIG)) if old is not None else {}
-            if known:
-                check_budgets(known, config)
-            files = {**known.get("files", {}), **config["files"]}
-            return (json.dumps({**known, **config, "files": files}, indent=2, sort_keys=True) + "\n").encode()
+            registered = read_config(old, target.uri(CONFIG)) if old is not None else {}
+            if registered:
+                check_budgets(registered, config)
+            files = {**registered.get("files", {}), **config["files"]}
+            return (json.dumps({**registered, **config, "files": files}, indent=2, sort_keys=True) + "\n").encode()
 
         before = target.read_bytes(CONFIG) if target.exists(CONFIG) else None
         if before is None or merged(before) != before:
@@ -236,7 +236,7 @@ class DefenderRegistry:
         if not ALIAS.match(alias) or DIGEST_PREFIX.match(alias):
             raise ValueError(f"alias {alias!r} is not allowed: use letters, digits, '.', '_' and '-', and no digest")
         entry = self.resolve(name)
-        if entry.location not in {known.location for known in self.entries()}:
+        if entry.location not in {other.location for other in self.entries()}:
             self.register(Path(entry.location))
 
         def pointed(old: bytes | None) -> bytes:

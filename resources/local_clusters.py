@@ -38,7 +38,7 @@ def visible_gpus() -> list[str]:
 def embedded_cluster(n_workers: int) -> Any:
     """Worker processes of one thread each that listen on the loopback interface alone, behind a temporary TLS key.
 
-    A process that is killed while it starts fails the whole start, so that this is tried again.
+    A process that is killed while it starts fails the whole start, which is then tried again.
 
     Raises:
         RuntimeError: if worker processes die or are not ready within `START_SECONDS`, `START_TRIES` times.

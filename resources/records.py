@@ -72,7 +72,7 @@ class CatalogRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """What became of one photo; `schemas.RECEIPTS` says what the fields mean."""
+    """The outcome for one photo; `schemas.RECEIPTS` says what the fields mean."""
 
     key: str
     drop: str

@@ -27,7 +27,7 @@ CREDENTIAL_CODES = {
     "SignatureDoesNotMatch",
     "TokenRefreshRequired",
 }
-# One call makes at most ATTEMPTS x CLIENT_ATTEMPTS requests, so that a dead server is given up within a minute. The
+# One call makes at most ATTEMPTS x CLIENT_ATTEMPTS requests: a dead server is given up within a minute. The
 # client's own repeats are what protects reads of a file that is open.
 ATTEMPTS = 4
 CLIENT_ATTEMPTS = 4

@@ -39,7 +39,7 @@ class Status(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a photo was skipped or quarantined; the codes are stable."""
+    """Reasons why a photo was skipped or quarantined; the codes are stable."""
 
     ALREADY_PROTECTED = "already_protected"
     ANIMATED = "animated"

@@ -1,1 +1,1 @@
-"""What came in: catalogs of photos, where they lie, and how they are read."""
+"""Catalogs of the photos that came in: how they are listed, indexed, planned and read."""

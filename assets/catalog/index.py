@@ -37,7 +37,7 @@ NAME_REASONS = (Reason.UNSAFE_NAME.value, Reason.NAME_COLLISION.value)
 
 @dataclass(frozen=True)
 class _KnownPhoto:
-    """What of a row of the last catalog says whether the photo has to be read again."""
+    """The part of a row of the last catalog that says whether the photo has to be read again."""
 
     source_uri: str
     identity: str

@@ -1,4 +1,4 @@
-"""What a worker does for a catalog: it reads photos and returns a row for each."""
+"""The part of a catalog that workers make: they read photos and return a row for each."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _file_rows(task: IndexTask) -> Iterator[CatalogRow]:
 
 
 def listed_row(source: Storage, photo: ListedPhoto) -> CatalogRow:
-    """What the listing says of a photo."""
+    """A row with what the listing says of a photo."""
     key = printable(photo.path)
     return CatalogRow(key=key, source_uri=source.uri(key), identity=photo.identity, bytes_in=photo.size)
 

@@ -1,4 +1,4 @@
-"""Which names may become files of a folder target, and which would overwrite each other.
+"""Rules for names: those that may become files of a folder target, and those that would overwrite each other.
 
 Keys come from listings and from Parquet columns, so they are data that nobody checked. A name that could leave the
 target, that no file system carries faithfully, or that meets another one on a case-insensitive or normalising file
@@ -24,7 +24,7 @@ RESERVED = frozenset({"_rid", "_delta_log"})
 
 @dataclass(frozen=True)
 class NameFault:
-    """Why a name is not used: `unsafe_name` or `name_collision`, and a sentence part."""
+    """The reason why a name is not used, `unsafe_name` or `name_collision`, and a sentence part."""
 
     reason: Reason
     detail: str

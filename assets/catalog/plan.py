@@ -86,12 +86,12 @@ class Shard:
 
 
 def state_storage(target: Storage) -> Storage:
-    """Where a target keeps its catalogs: a folder that the table's vacuum passes over."""
+    """The folder of a target's catalogs, which the table's vacuum passes over."""
     return target.child("_rid", "_state")
 
 
 def catalog_storage(state: Storage, drop: str) -> Storage:
-    """Where a drop's catalog lies under a state folder."""
+    """The folder of a drop's catalog under a state folder."""
     return state.child("catalog", drop)
 
 

@@ -1,4 +1,4 @@
-"""Which photos a catalog's `uri` column may name: a catalog is data, and must not choose what is read with our rights.
+"""Limits of a catalog's `uri` column: a catalog is data, and must not choose what is read with our rights.
 
 Only the source's own prefix is open: its folder, or its bucket. An operator may add prefixes.
 """
@@ -69,7 +69,7 @@ def _is_allowed(url: str, allowed_prefixes: Sequence[str]) -> bool:
 
 
 def _lies_under(url: str, prefix: str, *, own: bool) -> bool:
-    """Whether an address lies under a prefix; the source's own one on S3 opens its whole bucket."""
+    """Says whether an address lies under a prefix; the source's own one on S3 opens its whole bucket."""
     if url.startswith("s3://") != prefix.startswith("s3://"):
         return False
     if not url.startswith("s3://"):

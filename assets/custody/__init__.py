@@ -1,1 +1,1 @@
-"""What was published is proven, and removed where it is asked for."""
+"""Proofs of what was published, and its removal on request."""

@@ -36,7 +36,7 @@ from rid.resources.storage import Storage
 
 @dataclass
 class Forgotten:
-    """What was removed, and what is left.
+    """Photos that were removed, and what is left of them.
 
     Attributes:
         drops: photos removed from the current table, by drop.
@@ -52,8 +52,8 @@ class Forgotten:
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where a drop is: its table, its target, its catalogs, and its reports.
+class _StoredDrop:
+    """All that a drop is kept in: its table, its target, its catalogs, and its reports.
 
     Attributes:
         folder: of a folder target; None if the table holds the photos.
@@ -91,66 +91,66 @@ def forget(target: str, keys: frozenset[str], *, home: RidHome | None = None, dr
         state = next((state for state in found.states() if read_current(state, drop)), None)
         reports = [table.storage.child("_rid", "_reports", drop)]
         reports += [home.reports(drop)] if home is not None else []
-        place = _Place(
+        stored = _StoredDrop(
             table, found.folder, drop, state, tuple(report for report in reports if report.is_folder()), home
         )
         locked = run_lock(catalog_storage(state, drop), drop) if state and not dry_run else contextlib.nullcontext()
         with locked:
-            _forget_in(place, keys, result, dry_run)
+            _forget_in(stored, keys, result, dry_run)
     return result
 
 
-def _forget_in(place: _Place, keys: frozenset[str], result: Forgotten, dry_run: bool) -> None:
+def _forget_in(stored: _StoredDrop, keys: frozenset[str], result: Forgotten, dry_run: bool) -> None:
     """Removes the photos from one drop."""
-    known = shards_with(place.table, place.drop, keys)
-    catalogs = catalog_storage(place.state, place.drop) if place.state is not None else None
-    if not known and not (catalogs and catalogs_with(catalogs, keys)):
+    shards = shards_with(stored.table, stored.drop, keys)
+    catalogs = catalog_storage(stored.state, stored.drop) if stored.state is not None else None
+    if not shards and not (catalogs and catalogs_with(catalogs, keys)):
         return
-    live = set(place.table.live_files(place.drop))
-    rows = [key for path in known if path in live for key in place.table.shard_keys(path) if key in keys]
-    catalog = read_current(place.state, place.drop) if place.state is not None else None
+    live = set(stored.table.live_files(stored.drop))
+    rows = [key for path in shards if path in live for key in stored.table.shard_keys(path) if key in keys]
+    catalog = read_current(stored.state, stored.drop) if stored.state is not None else None
     result.in_source += sorted(_still_there(catalog, keys)) if catalog else []
     if rows:
-        result.drops[place.drop] = len(rows)
+        result.drops[stored.drop] = len(rows)
     if dry_run:
-        result.left += _traces(place, keys)
+        result.left += _traces(stored, keys)
         return
-    if catalog is not None and place.state is not None:
-        catalog = write_catalog_without(place.state, place.drop, catalog, keys)
-        _commit_without(place, catalog, len(rows))
-    names = names_in(place.table, known, keys)
-    if place.folder is not None and names:
-        taken = {name for drop in place.table.drops() for name in published_names(place.table, drop)}
+    if catalog is not None and stored.state is not None:
+        catalog = write_catalog_without(stored.state, stored.drop, catalog, keys)
+        _commit_without(stored, catalog, len(rows))
+    names = names_in(stored.table, shards, keys)
+    if stored.folder is not None and names:
+        taken = {name for drop in stored.table.drops() for name in published_names(stored.table, drop)}
         for name in sorted(names - taken):
-            if place.folder.exists(name):
-                place.folder.delete(name)
+            if stored.folder.exists(name):
+                stored.folder.delete(name)
                 result.deleted += 1
     if catalogs is not None:
         for path in catalogs_with(catalogs, keys):
             catalogs.delete(path)
             result.deleted += 1
-    if known:
-        for report in place.reports:
+    if shards:
+        for report in stored.reports:
             for entry in list(report.list_files()):
                 report.delete(entry.path)
                 result.deleted += 1
-        result.deleted += forget_training(place.home.storage, place.drop) if place.home is not None else 0
-    result.left += _traces(place, keys)
+        result.deleted += forget_training(stored.home.storage, stored.drop) if stored.home is not None else 0
+    result.left += _traces(stored, keys)
 
 
-def _commit_without(place: _Place, catalog: DropCatalog, count: int) -> None:
+def _commit_without(stored: _StoredDrop, catalog: DropCatalog, count: int) -> None:
     """Commits shards without the photos, in place of those that have them."""
-    live = place.table.live_files(place.drop)
-    schema = place.table.schema()
+    live = stored.table.live_files(stored.drop)
+    schema = stored.table.schema()
     if not live or schema is None:
         return
-    salt = recorded_salt(place.table.storage, next(iter(live)))
+    salt = recorded_salt(stored.table.storage, next(iter(live)))
     by_work = {parse_shard_file(path)[0]: file for path, file in live.items()}
     shards = list(plan_shards(catalog, salt))
     planned = {shard.work_key for shard in shards}
     replaced = [file.path for work, file in by_work.items() if work not in planned]
-    columns = ShardColumns.of("table" if place.folder is None else "files", catalog)
-    owners = {key: path for path in replaced for key in place.table.shard_keys(path)}
+    columns = ShardColumns.of("table" if stored.folder is None else "files", catalog)
+    owners = {key: path for path in replaced for key in stored.table.shard_keys(path)}
     files = []
     for shard in shards:
         if shard.work_key in by_work:
@@ -159,25 +159,25 @@ def _commit_without(place: _Place, catalog: DropCatalog, count: int) -> None:
         wanted = [row.key for row in read_shard_rows(catalog.url, shard.number)]
         if not owners.keys() >= set(wanted):
             raise ValueError(
-                f"drop {place.drop!r} has photos that are not protected yet: finish `rid protect` first, then forget"
+                f"drop {stored.drop!r} has photos that are not protected yet: finish `rid protect` first, then forget"
             )
-        files.append(_write_shard(place, columns, shard.work_key, wanted, owners))
-    place.table.commit_drop(place.drop, files, schema, {"forgotten": str(count)})
+        files.append(_write_shard(stored, columns, shard.work_key, wanted, owners))
+    stored.table.commit_drop(stored.drop, files, schema, {"forgotten": str(count)})
 
 
 def _write_shard(
-    place: _Place, columns: ShardColumns, work_key: str, wanted: list[str], owners: dict[str, str]
+    stored: _StoredDrop, columns: ShardColumns, work_key: str, wanted: list[str], owners: dict[str, str]
 ) -> ShardFile:
     """Writes a shard whose rows all lie in earlier ones, in the order of the catalog."""
-    storage = place.table.storage
+    storage = stored.table.storage
     paths = list(dict.fromkeys(owners[key] for key in wanted))
     generation = 0
-    while storage.exists(shard_file(place.drop, work_key, generation=generation)):
+    while storage.exists(shard_file(stored.drop, work_key, generation=generation)):
         generation += 1
-    path = shard_file(place.drop, work_key, generation=generation)
+    path = shard_file(stored.drop, work_key, generation=generation)
     with storage.open(paths[0]) as file:
         schema = open_parquet(file).schema_arrow
-    rows = {row.receipt.key: row for row in _rows(place, columns, paths, frozenset(wanted))}
+    rows = {row.receipt.key: row for row in _rows(stored, columns, paths, frozenset(wanted))}
     with tempfile.TemporaryDirectory() as temporary:
         local = Path(temporary) / "shard.parquet"
         with ShardWriter(local, columns, schema) as writer:
@@ -187,12 +187,12 @@ def _write_shard(
         return ShardFile(path, local.stat().st_size, len(wanted))
 
 
-def _rows(place: _Place, columns: ShardColumns, paths: list[str], wanted: frozenset[str]) -> Iterator[ShardRow]:
+def _rows(stored: _StoredDrop, columns: ShardColumns, paths: list[str], wanted: frozenset[str]) -> Iterator[ShardRow]:
     for path in paths:
-        with place.table.storage.open(path) as file:
+        with stored.table.storage.open(path) as file:
             parquet = open_parquet(file)
             for group in range(parquet.metadata.num_row_groups):
-                rows = columns.read(parquet.read_row_group(group, use_threads=False), place.drop)
+                rows = columns.read(parquet.read_row_group(group, use_threads=False), stored.drop)
                 yield from (row for row in rows if row.receipt.key in wanted)
 
 
@@ -207,19 +207,19 @@ def _still_there(catalog: DropCatalog, keys: frozenset[str]) -> set[str]:
     return found
 
 
-def _traces(place: _Place, keys: frozenset[str]) -> list[Trace]:
-    """What is left of the photos in one drop."""
-    storage, live = place.table.storage, set(place.table.live_files(place.drop))
-    shards = shards_with(place.table, place.drop, keys)
+def _traces(stored: _StoredDrop, keys: frozenset[str]) -> list[Trace]:
+    """Finds what is left of the photos in one drop."""
+    storage, live = stored.table.storage, set(stored.table.live_files(stored.drop))
+    shards = shards_with(stored.table, stored.drop, keys)
     left = [Trace("receipt" if path in live else "history", storage.uri(path)) for path in shards]
-    if place.state is not None:
-        catalogs = catalog_storage(place.state, place.drop)
+    if stored.state is not None:
+        catalogs = catalog_storage(stored.state, stored.drop)
         left += [Trace("catalog", catalogs.uri(path)) for path in catalogs_with(catalogs, keys)]
-    if place.folder is not None:
-        taken = set(published_names(place.table, place.drop)) if place.drop in place.table.drops() else set()
-        own = names_in(place.table, [path for path in shards if path in live], keys)
-        names = own | (names_in(place.table, shards, keys) - taken)
-        left += [Trace("photo", place.folder.uri(name)) for name in sorted(names) if place.folder.exists(name)]
+    if stored.folder is not None:
+        taken = set(published_names(stored.table, stored.drop)) if stored.drop in stored.table.drops() else set()
+        own = names_in(stored.table, [path for path in shards if path in live], keys)
+        names = own | (names_in(stored.table, shards, keys) - taken)
+        left += [Trace("photo", stored.folder.uri(name)) for name in sorted(names) if stored.folder.exists(name)]
     if shards:
-        left += [Trace("report", report.uri(entry.path)) for report in place.reports for entry in report.list_files()]
+        left += [Trace("report", report.uri(entry.path)) for report in stored.reports for entry in report.list_files()]
     return left

@@ -1,6 +1,6 @@
 """Removes what training keeps of a drop's photos: squares, perturbations and unfinished trainings.
 
-None of it says which photo of the drop it came from, so that all of the drop's goes; it is made again when it is
+None of it says which photo of the drop it came from, and all of the drop's goes. It is made again when it is
 needed. A defender that has learned from a photo holds none, and stays.
 """
 

@@ -1,4 +1,4 @@
-"""Whether a published photo still has its original's metadata, and no picture of the unprotected original in it.
+"""Comparison of metadata: a published photo keeps its original's, without any picture of the unprotected original.
 
 Written apart from the codecs that keep metadata, with another reader, so that it can find their mistakes.
 """
@@ -19,7 +19,7 @@ POINTERS = {ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo}
 
 @dataclass(frozen=True)
 class Kept:
-    """What became of one photo's metadata.
+    """The outcome for one photo's metadata.
 
     Attributes:
         lost: kinds that the original has and the published photo lacks.
@@ -76,7 +76,7 @@ def _iptc(photo: ImageFile.ImageFile) -> set[tuple[int, int]]:
 
 
 def _has_thumbnail(photo: Image.Image) -> bool:
-    """Whether the second EXIF directory says where a picture lies."""
+    """Says whether the second EXIF directory points to a picture."""
     if photo.format == "TIFF":
         return getattr(photo, "n_frames", 1) > 1
     directory = photo.getexif().get_ifd(ExifTags.IFD.IFD1)

@@ -26,7 +26,7 @@ from rid.resources.storage import Storage
 
 @dataclass(frozen=True)
 class _LookRow:
-    """What a receipt says of how a photo looks."""
+    """The part of a receipt that says how a photo looks."""
 
     key: str
     status: str
@@ -67,7 +67,7 @@ class VerifyTask:
 
 @dataclass
 class Verified:
-    """What was found, of one shard or of several.
+    """Findings of one shard or of several.
 
     Attributes:
         shards: number of files.

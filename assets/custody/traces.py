@@ -1,4 +1,4 @@
-"""Where a target still has a photo: what `rid forget` deletes, and how it proves that nothing is left."""
+"""Traces of a photo in a target: what `rid forget` deletes, and how it proves that nothing is left."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Trace:
 
 @dataclass(frozen=True)
 class _NamedRow:
-    """What of a receipt names files of a folder target."""
+    """The part of a receipt that names files of a folder target."""
 
     key: str
     output_path: str | None

@@ -31,12 +31,12 @@ def vacuum(target: str, *, keep_days: float, dry_run: bool = False) -> list[str]
     """
     if keep_days < 0:
         raise ValueError(f"{keep_days} days to keep is not allowed: give 0 or more")
-    place = find_target(target)
-    table = place.receipts
+    found = find_target(target)
+    table = found.receipts
     folders = [
         (catalog_storage(state, drop), current.url)
         for drop in table.drops()
-        for state in place.states()
+        for state in found.states()
         if (current := read_current(state, drop))
     ]
     with contextlib.ExitStack() as locks:

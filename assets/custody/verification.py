@@ -37,7 +37,7 @@ ROWS = 64
 
 @dataclass(frozen=True)
 class _CheckedRow:
-    """What of a receipt is held against what was published."""
+    """The part of a receipt that is held against what was published."""
 
     key: str
     status: str
@@ -92,7 +92,7 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing was found."""
+        """True if nothing was found."""
         return not self.findings
 
     def add(self, kind: str, drop: str, name: str, detail: str) -> None:
@@ -129,23 +129,23 @@ def verify_target(
     Raises:
         NotATarget: if nothing was published there.
     """
-    place = find_target(target)
-    table, result = place.receipts, Verification()
+    found = find_target(target)
+    table, result = found.receipts, Verification()
     published: set[str] = set()
     for drop in table.drops():
-        catalog = place.current(drop)
+        catalog = found.current(drop)
         if catalog is None:
             result.add("missing", drop, "catalog", "the drop's catalog is gone: rows cannot be recounted")
         originals = CatalogRows(read_catalog(catalog) if catalog is not None else CATALOG.empty_table())
         moved = (catalog.source, Storage(source).url) if catalog is not None and source is not None else None
-        check = DropCheck(table, place.storage, place.kind, drop, result, originals, moved)
+        check = DropCheck(table, found.storage, found.kind, drop, result, originals, moved)
         for shard in sorted(table.live_files(drop).values(), key=lambda shard: shard.path):
             check.shard(shard)
             on_photo(result.photos)
         published |= check.published
         if catalog is not None:
             check.recount(catalog)
-    _find_strangers(place, published, result)
+    _find_strangers(found, published, result)
     return result
 
 

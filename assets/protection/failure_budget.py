@@ -1,4 +1,4 @@
-"""When so many photos are quarantined that a run stops: something is wrong with the source, not with a photo."""
+"""The failure budget: beyond it something is wrong with the source, not with a photo, and the run stops."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class FailureBudgetExceeded(RuntimeError):
 
 
 def exceeds(policy: ProtectionPolicy, quarantined: int, photos: int) -> bool:
-    """Whether a number of quarantined photos is above the budget."""
+    """Says whether a number of quarantined photos is above the budget."""
     return quarantined > policy.max_quarantined and quarantined > policy.max_quarantined_share * photos
 
 

@@ -1,4 +1,4 @@
-"""What happens to a shard after a worker died on it: the photos that kill are found, and the others are protected."""
+"""Isolation: after a worker died on a shard, the photos that kill are found, and the others are protected."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rid.resources.scheduler_state import WorkersUnavailable
 def isolate(task: ShardTask, workers: Workers) -> ShardResult:
     """Finds the photos that kill a worker, each in a task of its own, and does the shard without them.
 
-    The death of a worker can be blamed on a neighbour's task, so that every photo is tried before one is quarantined.
+    The death of a worker can be a neighbour's fault: every photo is tried before one is quarantined.
     """
     probes = [ProbeTask(task, row) for row in range(task.work.shard.photos)]
     killers = [

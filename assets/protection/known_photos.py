@@ -1,4 +1,4 @@
-"""Which photos that come with a mark are borne out by a receipt: published, protected, by this deployment.
+"""Known photos: those with a mark that a receipt bears out, which this deployment protected and published.
 
 A mark alone is no proof. A photo is known if a receipt has the digest of pixels that its mark names, or the sha256 of
 its file. That is looked up while a run is planned, and only for shards with marked photos that are not done: a
@@ -23,7 +23,7 @@ DIGESTS = ("pixels_sha256", "output_sha256")
 
 @dataclass(frozen=True)
 class _PublishedRow:
-    """What of a receipt can bear a mark out."""
+    """The part of a receipt that can bear a mark out."""
 
     status: str
     output_sha256: str | None
@@ -32,7 +32,7 @@ class _PublishedRow:
 
     @property
     def is_known(self) -> bool:
-        """Whether the photo was protected, or skipped for a receipt and not because marks were trusted."""
+        """True if the photo was protected, or skipped for a receipt and not because marks were trusted."""
         return self.status == Status.PROTECTED or (self.status == Status.SKIPPED and "mark_trusted" not in self.flags)
 
 

@@ -54,7 +54,7 @@ class ProtectionOptions:
 
 @dataclass(frozen=True)
 class ProtectionSettings:
-    """What a run is pinned to, whatever is promoted while it goes on.
+    """Choices that a run is pinned to, whatever is promoted while it goes on.
 
     Attributes:
         defender: one defender.

@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _NamedRow:
-    """What of a receipt names files of a folder target."""
+    """The part of a receipt that names files of a folder target."""
 
     output_path: str | None
     sidecars: tuple[SidecarReceipt, ...] = sidecar_receipts()

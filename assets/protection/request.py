@@ -1,4 +1,4 @@
-"""What to protect, with what, and where to put it: the one request of `rid protect` and of the assets."""
+"""The one request of `rid protect` and of the assets: what to protect, with what, and where to put it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rid.resources.storage import Storage
 
 @dataclass(frozen=True)
 class ProtectionRequest:
-    """What to protect, with what, and where to put it.
+    """A request: what to protect, with what, and where to put it.
 
     Attributes:
         source: folder, prefix or Parquet file.
@@ -48,7 +48,7 @@ class ProtectionRequest:
         check_drop_name(self.drop)
 
     def salt(self) -> str:
-        """What decides the output beside the photos, as part of every work key."""
+        """Returns what decides the output beside the photos, as part of every work key."""
         return work_salt(self.defender, self.policy, self.budget_levels, self.target.kind)
 
 

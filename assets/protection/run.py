@@ -44,7 +44,7 @@ class RowsDoNotAddUp(RuntimeError):
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: photos finished of those that have to be done."""
+    """The progress of a run: photos finished of those that have to be done."""
 
     stage: str
     done: int
@@ -259,7 +259,7 @@ def _table_schema(request: ProtectionRequest, catalog: DropCatalog) -> pa.Schema
 
 
 def _metadata(request: ProtectionRequest) -> dict[str, str]:
-    """What the table's history says of a commit."""
+    """Notes on a commit for the table's history."""
     return {
         "defender_digest": request.defender.digest,
         "policy_digest": request.policy.digest(),

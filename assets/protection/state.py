@@ -1,4 +1,4 @@
-"""What of a drop is done already: read from the table, the shard files and the published photos, kept nowhere else."""
+"""The state of a drop: read from the table, the shard files and the published photos, kept nowhere else."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class LiveShard:
 
 @dataclass(frozen=True)
 class _CommittedRow:
-    """What of a receipt says whether a committed shard still holds."""
+    """The part of a receipt that says whether a committed shard still holds."""
 
     status: str
     reason: str | None
@@ -54,7 +54,7 @@ class _CommittedRow:
 
 @dataclass(frozen=True)
 class DropState:
-    """What is done and what is not.
+    """Shards that are done, and shards that are not.
 
     Attributes:
         done: committed shards that hold, by work key.
@@ -138,7 +138,7 @@ def _live_shard(table: ProtectedTable, file: ShardFile, there: bool, outputs: di
 def _owners_of_keys(table: ProtectedTable, stale: list[LiveShard], salt: str) -> dict[str, str]:
     """Path of the replaced shard that holds each key; empty where the replaced shards are other work.
 
-    The shards of a committed drop were all made by the same work, so that one of them answers for all.
+    The shards of a committed drop were all made by the same work: one of them answers for all.
     """
     paths = [shard.file.path for shard in stale if shard.whole]
     if not paths:

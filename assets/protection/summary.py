@@ -1,4 +1,4 @@
-"""What a run over a drop did, as numbers."""
+"""Numbers of a run over a drop."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class DropSummary:
-    """What a run did.
+    """The result of a run.
 
     Attributes:
         drop: its name.

@@ -1,4 +1,4 @@
-"""Where protected photos, their receipts and catalogs lie."""
+"""Targets: folders and tables that hold protected photos, their receipts and catalogs."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Target:
         return state_storage(self.storage)
 
     def states(self) -> tuple[Storage, Storage]:
-        """Where catalogs may lie: in the target, or beside it, where earlier versions of the assets kept them."""
+        """Folders that may hold catalogs: in the target, and beside it, as earlier versions of the assets had it."""
         return self.state, self.storage.as_parent_and_name()[0]
 
     def current(self, drop: str) -> DropCatalog | None:

@@ -1,4 +1,4 @@
-"""What decides a protected photo beside its original."""
+"""The work salt: all that decides a protected photo beside its original."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What people look at after a drop: figures, pictures, pages."""
+"""Reports on a drop for people: figures, pictures, pages."""

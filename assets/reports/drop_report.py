@@ -45,7 +45,7 @@ PAGE, ROWS, FIGURES, SHEET, QUALITY, EFFECT, DISPLACEMENT = (
 
 @dataclass(frozen=True)
 class ReportRequest:
-    """Which drop is reported on, and how.
+    """A request for a report: on which drop, and how.
 
     Attributes:
         table: of protected photos or of receipts.
@@ -198,7 +198,7 @@ def _measure(request: ReportRequest, figures: DropFigures, workers: Workers) -> 
         if len(keys) > 1
     ]
     effects: dict[DiffusionSource, ModelEffect] = {}
-    remarks = [] if request.models or request.spaces else ["No model was named, so that nothing was measured."]
+    remarks = [] if request.models or request.spaces else ["No model was named: nothing was measured."]
     if request.models and not tasks:
         remarks = [f"Not measured: an interval needs two protected photos, the drop has {len(keys)}."]
     for done in workers.run(measure_protection, tasks, prefix="measure", expected=len(tasks), gpu=True):

@@ -1,4 +1,4 @@
-"""What workers run for a report: how much protection raises a frozen model's diffusion loss on published photos.
+"""Measurement, on workers, of how much protection raises a frozen model's diffusion loss on published photos.
 
 It is measured end to end, on the files: both versions of a photo are decoded, and their upright centre squares are
 resized to the model's own resolution, as an attacker would. Noise is matched in norm there, where the model sees it.
@@ -65,7 +65,7 @@ class MeasureTask(LookTask):
 
 @dataclass(frozen=True)
 class ModelEffect:
-    """What protection does to one model's diffusion loss.
+    """The effect of protection on one model's diffusion loss.
 
     Attributes:
         model: its name.
@@ -89,7 +89,7 @@ class ModelEffect:
 
     @property
     def beats_noise(self) -> bool:
-        """Whether protection raises the loss, and by more than both kinds of noise, beyond the intervals."""
+        """True if protection raises the loss, and by more than both kinds of noise, beyond the intervals."""
         return min(self.protected.low, self.over_gaussian.low, self.over_signs.low) > 0
 
 

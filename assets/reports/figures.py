@@ -1,4 +1,4 @@
-"""What a report says of a drop in numbers, read from its receipts; and the sample of photos that it looks at."""
+"""Numbers of a report, read from a drop's receipts, and the sample of photos that it looks at."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 @dataclass(frozen=True)
 class Spread:
-    """How one measure is spread over the protected photos."""
+    """The spread of one measure over the protected photos."""
 
     low: float
     median: float

@@ -23,7 +23,7 @@ MEASURE_NAMES = {
 
 @dataclass(frozen=True)
 class Page:
-    """What a page shows.
+    """The content of a page.
 
     Attributes:
         drop: its name.

@@ -19,7 +19,7 @@ from rid.resources.storage import Storage
 
 @dataclass(frozen=True)
 class _PublishedRow:
-    """What of a receipt says where a photo was published."""
+    """The part of a receipt that says where a photo was published."""
 
     key: str
     output_path: str | None

@@ -167,11 +167,11 @@ def export(name: str, target: str | None) -> int:
     from rid.resources.storage import Storage
 
     entry = rid_home().registry().resolve(name)
-    place = Storage(target or f"defender-{entry.digest[:12]}")
-    if place.is_folder() and next(place.list_files(), None) is not None:
-        raise InvalidRequest(f"{place.url} is not empty: choose an empty or a new folder")
+    folder = Storage(target or f"defender-{entry.digest[:12]}")
+    if folder.is_folder() and next(folder.list_files(), None) is not None:
+        raise InvalidRequest(f"{folder.url} is not empty: choose an empty or a new folder")
     for file, sha in entry.config["files"].items():
-        place.write_bytes(file, fetch_defender(entry.location, entry.digest, {file: sha})[file])
-    place.write_bytes(CONFIG, entry.config_text().encode())
-    print(f"defender {entry.name} {entry.digest[:12]} is in {place.url}")
+        folder.write_bytes(file, fetch_defender(entry.location, entry.digest, {file: sha})[file])
+    folder.write_bytes(CONFIG, entry.config_text().encode())
+    print(f"defender {entry.name} {entry.digest[:12]} is in {folder.url}")
     return exit_codes.OK

@@ -23,13 +23,13 @@ def preview(photo: str, *, out: Path | None, defender: str, levels: str) -> int:
 
     entry = rid_home().registry().resolve(defender)
     budgets = [entry.budget(level) for level in parse_levels(levels)]
-    place, name = Storage(photo).as_parent_and_name()
+    folder, name = Storage(photo).as_parent_and_name()
     target = out or Path(f"{Path(name).stem}-preview.png")
     if target.suffix.lower() != ".png":
         raise InvalidRequest(f"--out {target} has to end in .png: a lossy picture would add to what is to be judged")
-    if not place.is_s3 and target.absolute() == Path(place.uri(name)):
+    if not folder.is_s3 and target.absolute() == Path(folder.uri(name)):
         raise InvalidRequest(f"--out {target} is the photo itself: choose another file")
-    data = place.read_bytes(name)
+    data = folder.read_bytes(name)
     made = strengths(data, name, budgets, protectors(entry))
     target.write_bytes(draw(data, made))
     for strength in made:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Printing:
-    """How a run is shown.
+    """Ways of showing a run.
 
     Attributes:
         dry_run: only say what would be done.
@@ -72,8 +72,8 @@ def build_request(source: str, target: str, drop: str | None, options: Protectio
     from rid.assets.protection.targets import new_target
     from rid.resources.storage import Storage
 
-    place, origin = Storage(target), Storage(source)
-    return protection_request(options, origin, new_target(origin, place), drop, rid_home())
+    origin = Storage(source)
+    return protection_request(options, origin, new_target(origin, Storage(target)), drop, rid_home())
 
 
 def read_policy(file: Path | None) -> ProtectionPolicy | None:

@@ -27,7 +27,7 @@ class ReportOptions:
         photos: protected photos that are measured.
         contact_sheet: photos on the contact sheet.
         seed: of the sample, the time steps and the noise.
-        out: folder or prefix, or None for a place inside the target.
+        out: folder or prefix, or None for a folder inside the target.
     """
 
     drop: str | None

@@ -157,16 +157,16 @@ class Packet:
         tag = TAG.match(self.data, at)
         if tag is None:
             raise UnreadablePacket("the XMP packet's encoding does not extend ASCII")
-        places = {found[1]: found for found in ATTRIBUTE.finditer(self.data, tag.end(1), tag.end())}
+        written = {found[1]: found for found in ATTRIBUTE.finditer(self.data, tag.end(1), tag.end())}
         for qualified, value in attributes.items():
             namespace, name, prefix = _split(qualified)
-            place = places.get((f"{prefix}:{name}" if prefix else name).encode())
-            if place is None:
+            attribute = written.get((f"{prefix}:{name}" if prefix else name).encode())
+            if attribute is None:
                 raise UnreadablePacket("the XMP packet's encoding does not extend ASCII")
             if (namespace, name) == (RDF, "about"):
-                self._about = self._about if self._descriptions else place[2]
+                self._about = self._about if self._descriptions else attribute[2]
             else:
-                description.found.append(_Found(namespace, name, [value], place.start(), place.end()))
+                description.found.append(_Found(namespace, name, [value], attribute.start(), attribute.end()))
         return description
 
     def _end(self, _: str) -> None:

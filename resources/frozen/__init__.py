@@ -1,1 +1,1 @@
-"""Which frozen models a run names: diffusion models and latent spaces, by name, folder or hub id."""
+"""Frozen models that a run names: diffusion models and latent spaces, by name, folder or hub id."""

@@ -1,4 +1,4 @@
-"""What an operator does in a real Chromium: Dagster on photos that lie in a real S3 store.
+"""An operator's work in a real Chromium: Dagster on photos that lie in a real S3 store.
 
 `RID_SCREENSHOTS=1` replaces the pictures under docs/.
 """

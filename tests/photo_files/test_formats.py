@@ -69,7 +69,7 @@ def protector() -> Protector:
 
 
 def read(data: bytes) -> dict[str, object]:
-    """What Pillow sees of each kind of metadata; a kind that the file lacks is absent."""
+    """Returns what Pillow sees of each kind of metadata; a kind that the file lacks is absent."""
     with Image.open(io.BytesIO(data)) as picture:
         exif = picture.getexif()
         iptc = IptcImagePlugin.getiptcinfo(picture)
@@ -94,7 +94,7 @@ def decoded(data: bytes, mode: str = "") -> tuple[np.ndarray, str]:
 
 
 def coding(data: bytes) -> tuple[object, ...]:
-    """How a picture is coded, as far as the format says."""
+    """The coding of a picture, as far as the format says."""
     with Image.open(io.BytesIO(data)) as picture:
         layers = tuple(layer[1:3] for layer in getattr(picture, "layer", ()))
         layers = layers if len(layers) > 1 else ()  # sampling means nothing for one component

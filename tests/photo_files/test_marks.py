@@ -136,7 +136,7 @@ def test_turning_the_tag_is_no_edit() -> None:
 
 
 def test_a_marked_file_that_also_holds_another_picture_is_not_carried_along() -> None:
-    """The other picture may be the original: bytes are carried along unchanged, so that it would be published."""
+    """The other picture may be the original: bytes are carried along unchanged, and it would be published."""
     data = protector().protect(photo("jpeg")).data
     original = photo("jpeg")
     for hiding in (data + original, data[:2] + Segment(0xE4, original).to_bytes() + data[2:]):

@@ -74,6 +74,15 @@ def test_every_file_and_function_that_is_named_is_there() -> None:
     assert not missing
 
 
+def test_the_glossary_is_sorted_and_its_words_are_used() -> None:
+    glossary = DOCUMENT.read_text(encoding="utf-8").partition("## Words")[2].partition("\n## ")[0]
+    entries = re.findall(r"^\| ([^|]+?)(?: \([^)]+\))? \| [^|]+ \|$", glossary, re.MULTILINE)[1:]
+    assert len(entries) > 20
+    assert entries == sorted(entries)
+    code = "\n".join(SOURCES.values()).replace("_", " ")
+    assert [word for entry in entries for word in entry.split(", ") if word not in code] == []
+
+
 def test_the_life_of_a_photo_has_twelve_steps() -> None:
     life = DOCUMENT.read_text(encoding="utf-8").partition("## The life of a photo")[2].partition("\n## ")[0]
     assert re.findall(r"^(\d+)\. \*\*", life, re.MULTILINE) == [str(step) for step in range(1, 13)]

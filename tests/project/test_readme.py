@@ -1,4 +1,4 @@
-"""What the README promises is there: its commands and their options, its targets, files and pictures."""
+"""Promises of the README that are kept: its commands and their options, its targets, files and pictures."""
 
 import re
 import shlex

@@ -60,7 +60,7 @@ def place(tmp_path: Path) -> Path:
 
 
 def clean_run(place: Path, source: str = "photos", kind: str = "files") -> dict[str, str]:
-    """What a reader sees after a run that nothing hits."""
+    """The view of a reader after a run that nothing hits."""
     run(request_for(place / source, place / "clean", place / "defender", drop="d", target_kind=kind))
     return clean_tree(place / "clean")
 

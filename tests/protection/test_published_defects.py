@@ -1,4 +1,4 @@
-"""What the published RID pipeline gets wrong, shown not to happen here: wrong checkpoints, odd folders, lost steps.
+"""Mistakes of the published RID pipeline, shown not to happen here: wrong checkpoints, odd folders, lost steps.
 
 Keys of wrong checkpoints are named in test_published and test_checkpoint, crops beside photos in test_batches.
 """

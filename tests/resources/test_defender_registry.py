@@ -64,7 +64,9 @@ def test_promoting_a_folder_registers_it(registry: DefenderRegistry, folder: Pat
 
 
 def test_unknown_names_list_what_exists(registry: DefenderRegistry) -> None:
-    with pytest.raises(UnknownDefender, match=r"there is no defender 'nobody'; known are: default \([0-9a-f]{12}\)"):
+    with pytest.raises(
+        UnknownDefender, match=r"there is no defender 'nobody'; registered are: default \([0-9a-f]{12}\)"
+    ):
         registry.resolve("nobody")
     with pytest.raises(UnknownDefender):
         registry.resolve(registry.resolve("default").digest[:5])  # too short to be a digest

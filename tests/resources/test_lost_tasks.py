@@ -1,4 +1,4 @@
-"""What a run does when tasks, results or workers are lost: it goes on, says what it waits for, and ends at last."""
+"""A run that loses tasks, results or workers: it goes on, says what it waits for, and ends at last."""
 
 import logging
 import os

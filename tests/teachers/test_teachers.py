@@ -1,4 +1,4 @@
-"""What teachers do to photos a trained model has not seen, under fresh noise and time steps."""
+"""The effect of teachers on photos a trained model has not seen, under fresh noise and time steps."""
 
 from collections.abc import Sequence
 from functools import cache

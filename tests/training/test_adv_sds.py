@@ -74,7 +74,7 @@ def test_models_with_one_autoencoder_share_its_encoding(pipelines: dict[str, Pat
 
 
 def test_descending_the_loss_raises_the_diffusion_loss(pipelines: dict[str, Path]) -> None:
-    """What Adv-SDS is for: a few descent steps make the photo harder for the model, noise of that size does not."""
+    """The purpose of Adv-SDS: a few descent steps make the photo harder for the model, noise of that size does not."""
     from rid.training.evaluation.effect.controls import gaussian_control
     from rid.training.evaluation.effect.diffusion_loss import diffusion_losses
 

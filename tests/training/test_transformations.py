@@ -67,7 +67,7 @@ def test_rounding_passes_more_gradient_the_further_a_value_is_from_the_grid() ->
 
 
 def test_fine_noise_is_lost_and_coarse_structure_survives() -> None:
-    """What a defender learns from it; the gain of single-pixel noise at quality 75 is near what real coders leave."""
+    """The lesson for a defender; the gain of single-pixel noise at quality 75 is near what real coders leave."""
     photos = pixels_to_signed(photo_crops(4))
     torch.manual_seed(0)
     fine = torch.randn(4, 3, 64, 64).sign()

@@ -1,1 +1,1 @@
-"""What a worker runs: one shard of a drop."""
+"""The protection of one shard, on a worker."""

@@ -25,7 +25,7 @@ class _Place:
 
 @dataclass(frozen=True)
 class _EarlierRow:
-    """What says whether a row may be carried over."""
+    """The part of a row that says whether it may be carried over."""
 
     key: str
     input_sha256: str | None
@@ -35,7 +35,7 @@ class _EarlierRow:
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """What of a receipt says whether its photo is done."""
+    """The part of a receipt that says whether its photo is done."""
 
     status: str
     reason: str | None
@@ -107,7 +107,7 @@ class CarriedRows:
 
 
 def is_published(target: Storage, receipt: Receipt | PublishedRow) -> bool:
-    """Whether the files that a receipt names are in the target with their recorded sha256."""
+    """Says whether the files that a receipt names are in the target with their recorded sha256."""
     recorded = {receipt.output_path: receipt.output_sha256} if receipt.output_path is not None else {}
     recorded |= {sidecar.path: sidecar.sha256 for sidecar in receipt.sidecars}
     try:

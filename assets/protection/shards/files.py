@@ -109,7 +109,7 @@ class ShardColumns:
         return [ShardRow(*parts) for parts in every]
 
     def _names(self, rows: pa.Table) -> list[str | None]:
-        """What the source called the photos, as far as a file keeps it."""
+        """Returns what the source called the photos, as far as a file keeps it."""
         column = {"content": "path", "uri": "uri"}.get(self.layout)
         names = rows.column(column) if column else pc.struct_field(rows.column("image"), "path")
         found: list[str | None] = names.to_pylist()
@@ -164,7 +164,7 @@ def shard_salt(parquet: pq.ParquetFile) -> str:
 
 
 def recorded_salt(receipts: Storage, path: str) -> str:
-    """What a shard file in a table's storage says of the work that made it."""
+    """Reads what a shard file in a table's storage says of the work that made it."""
     with receipts.open(path) as file:
         return shard_salt(open_parquet(file))
 

@@ -1,6 +1,6 @@
-"""What a shard's file is called: its work key, what was decided beside it, and how often its result changed.
+"""Names of shard files: work key, what was decided beside it, and how often its result changed.
 
-`<work key>[.<decisions>][-<generation>].parquet`. Equal names mean equal content, so that racing writers are harmless.
+`<work key>[.<decisions>][-<generation>].parquet`. Equal names mean equal content: writers that race are harmless.
 A work key says all that decides the content but two things: which marked photos a receipt bears out, which depends on
 other drops at that moment, and which photos killed a worker. They are in the name where there are any.
 """

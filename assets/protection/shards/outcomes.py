@@ -1,4 +1,4 @@
-"""What the rows of a shard are counted as."""
+"""Counts of a shard's rows by outcome."""
 
 from __future__ import annotations
 

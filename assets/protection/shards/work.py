@@ -1,4 +1,4 @@
-"""What a worker is told of a shard, and what it answers: small, picklable, without torch."""
+"""The order for a shard and its answer, as they travel to a worker and back: small, picklable, without torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rid.resources.storage import Storage
 
 @dataclass(frozen=True)
 class DropWork:
-    """What all shards of a drop have in common while a run protects it.
+    """The order that all shards of a drop share while a run protects it.
 
     Attributes:
         name: of the drop.
@@ -85,14 +85,14 @@ class ShardTask:
         return self.work.shard.work_key
 
     def path(self, generation: int | None = None) -> str:
-        """Where the shard's file of a generation, by default the task's own, lies in the receipts table."""
+        """Returns the path of the shard's file in the receipts table; the generation is by default the task's own."""
         number = self.work.generation if generation is None else generation
         return shard_file(self.drop.name, self.work_key, known=self.known, killed=self.killed, generation=number)
 
 
 @dataclass(frozen=True)
 class ShardResult:
-    """What became of a shard.
+    """The outcome of a shard.
 
     Attributes:
         path: its file.

@@ -240,12 +240,12 @@ def _component_tables(segments: Segments, frame: Frame) -> tuple[Table, ...]:
             by_slot[slot] = tuple(int(value) for value in natural)
             at += 1 + 64 * size
     tables = [by_slot.get(slot) for _, _, slot in frame.components]
-    known = [table for table in tables if table is not None]
-    if len(known) < len(tables):
+    present = [table for table in tables if table is not None]
+    if len(present) < len(tables):
         raise PhotoRefused("decode_error", "the JPEG lacks a quantisation table")
-    while len(known) > 1 and known[-1] == known[-2]:
-        known.pop()
-    return tuple(known)
+    while len(present) > 1 and present[-1] == present[-2]:
+        present.pop()
+    return tuple(present)
 
 
 def _stored_as_rgb(segments: Segments, frame: Frame) -> bool:

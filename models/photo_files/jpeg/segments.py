@@ -196,8 +196,8 @@ def with_xmp(segments: tuple[Segment, ...], packet: bytes) -> tuple[Segment, ...
     """Returns metadata segments with an XMP packet in its customary place, after JFIF and EXIF."""
     if not packet:
         return segments
-    places = [i for i, s in enumerate(segments) if _is(s, APP0, b"JFIF\x00") or _is(s, APP1, EXIF)]
-    at = places[-1] + 1 if places else 0
+    leading = [i for i, s in enumerate(segments) if _is(s, APP0, b"JFIF\x00") or _is(s, APP1, EXIF)]
+    at = leading[-1] + 1 if leading else 0
     return (*segments[:at], Segment(APP1, XMP + packet), *segments[at:])
 
 

@@ -182,8 +182,8 @@ def _is_reduced(directory: Directory) -> bool:
 def _last_byte(tags: dict[int, Any]) -> int:
     """Returns the end of the last strip or tile, as far as the tags say."""
     ends = [0]
-    for places, sizes in ((STRIPS, STRIP_SIZES), (TILES, TILE_SIZES)):
-        starts, lengths = (value if isinstance(value, tuple) else () for value in (tags.get(places), tags.get(sizes)))
+    for offsets, sizes in ((STRIPS, STRIP_SIZES), (TILES, TILE_SIZES)):
+        starts, lengths = (value if isinstance(value, tuple) else () for value in (tags.get(offsets), tags.get(sizes)))
         ends += [int(start) + int(length) for start, length in zip(starts, lengths, strict=False)]
     return max(ends)
 

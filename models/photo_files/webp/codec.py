@@ -1,4 +1,4 @@
-"""WebP: lossless files stay lossless; a lossy one does not say its quality, so that is estimated and flagged."""
+"""WebP: lossless files stay lossless; a lossy one does not say its quality, which is estimated and flagged."""
 
 from __future__ import annotations
 

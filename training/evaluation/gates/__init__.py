@@ -1,1 +1,1 @@
-"""What a defender must do: displacement of photos protected whole, beside controls, and gates to pass."""
+"""Gates that a defender must pass: displacement of photos protected whole, beside controls."""

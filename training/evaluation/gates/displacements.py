@@ -22,7 +22,7 @@ Displacements = Mapping[str, Mapping[str, NDArray[np.float64]]]
 
 @dataclass(frozen=True)
 class DisplacementTable:
-    """What protection does in some latent spaces; intervals are over photos.
+    """The effect of protection in some latent spaces; intervals are over photos.
 
     Attributes:
         displacement: by row and space, in units of channel variance.

@@ -2,7 +2,7 @@
 
 LPIPS (Zhang et al., arXiv 1801.03924): d = sum_l mean_hw w_l . (f_l(x) - f_l(y))^2 over unit-normalised features f_l of
 five layers. ST-LPIPS (Ghildyal and Liu, arXiv 2207.13686) is the same over an AlexNet that takes single steps and blurs
-before it drops pixels, so that a picture and its shift are alike.
+before it drops pixels: a picture and its shift are alike.
 
 B batch, C channels, h and w sides of a layer.
 """

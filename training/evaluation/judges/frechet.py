@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Frechet:
-    """A distance and what it is of; with few pictures it is too high, so that only equal counts compare.
+    """A distance and what it is of; with few pictures it is too high: only equal counts compare.
 
     Attributes:
         value: the distance.
