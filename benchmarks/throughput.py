@@ -30,7 +30,7 @@ import torch
 from PIL import Image
 
 from benchmarks.published_loop import PublishedLoop
-from rid.models.engines import Engine, OnnxEngine, Squares
+from rid.models.engines import Engine, OnnxEngine, Pictures
 from rid.models.photo_files.photos import Pixels
 from rid.models.policy import ProtectionPolicy
 from rid.models.protector import ProtectedPhoto, Protector
@@ -67,18 +67,18 @@ class RecordedEngine:
 
     def __init__(self, engine: Engine) -> None:
         self.name = f"recorded from {engine.name}"
-        self.working_resolution = engine.working_resolution
+        self.working_resolution, self.multiple = engine.working_resolution, engine.multiple
         self._engine = engine
-        self._squares: Squares | None = None
+        self._squares: Pictures | None = None
 
     def forget(self) -> None:
         """Takes the next answer from the real engine."""
         self._squares = None
 
-    def perturb(self, squares: Squares, budget_levels: float) -> Squares:
+    def perturb(self, pictures: Pictures, budget_levels: float) -> Pictures:
         """Returns (N, 3, S, S) perturbations in 8-bit levels, the first answer since `forget` every time."""
         if self._squares is None:
-            self._squares = self._engine.perturb(squares, budget_levels)
+            self._squares = self._engine.perturb(pictures, budget_levels)
         return self._squares
 
 

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rid.models.budget import BudgetRange as BudgetRange
-from rid.models.defender import Defender, DefenderSize
+from rid.models.networks import Network, make_network, read_size
 
 SHARD_BYTES = 24 * 2**20
 Precision = Literal["float32", "float16", "bfloat16"]
@@ -44,7 +44,7 @@ class DefenderCard:
     training: dict[str, Any] = field(default_factory=dict)
 
 
-def save_defender(folder: Path, defender: Defender, card: DefenderCard, *, precision: Precision = "float32") -> str:
+def save_defender(folder: Path, defender: Network, card: DefenderCard, *, precision: Precision = "float32") -> str:
     """Writes weights in shards under 25 MB, then config.json, and returns the defender's digest.
 
     Args:
@@ -84,7 +84,7 @@ def save_defender(folder: Path, defender: Defender, card: DefenderCard, *, preci
     return digest
 
 
-def load_defender(folder: Path) -> tuple[Defender, dict[str, Any]]:
+def load_defender(folder: Path) -> tuple[Network, dict[str, Any]]:
     """Reads a defender folder and returns the network in float32, in evaluation mode, and its config.
 
     The network refuses budgets that the config does not name.
@@ -104,10 +104,10 @@ def load_defender(folder: Path) -> tuple[Defender, dict[str, Any]]:
                 f"{folder / name} is missing or is not the file that config.json describes; fetch the defender again"
             )
         state.update(load_file(folder / name))
-    size = DefenderSize.from_json(config["architecture"])
+    size = read_size(config["architecture"])
     if defender_digest(size.to_json(), weights) != config["digest"]:
         raise ValueError(f"{folder}: the digest in config.json does not match its architecture and weights")
-    defender = Defender(size, BudgetRange(**config["budget"]))
+    defender = make_network(size, BudgetRange(**config["budget"]))
     load_strictly(defender, state, str(folder))
     return defender.eval(), config
 
@@ -124,7 +124,7 @@ def load_strictly(module: torch.nn.Module, state: dict[str, torch.Tensor], origi
 
 
 @torch.no_grad()
-def check_effect(defender: Defender, origin: str) -> None:
+def check_effect(defender: Network, origin: str) -> None:
     """Shows a network seeded noise and holds its output against zero.
 
     Args:

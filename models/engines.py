@@ -1,6 +1,6 @@
-"""Engines run a defender's network on squares; each names itself, so that receipts say what computed a perturbation.
+"""Engines run a defender's network; each names itself, so that receipts say what computed a perturbation.
 
-N squares, S working resolution.
+N pictures of sides H and W; S working resolution.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-Squares = npt.NDArray[np.float32]
+Pictures = npt.NDArray[np.float32]
 INPUTS, OUTPUTS = ("image", "budget_levels"), ("perturbation",)
 GPU_BATCH = 16
+MULTIPLE, LARGEST_SIDE = "multiple", "largest_side"  # in the metadata of a network for any size
 QUANTISED_OPERATORS = (b"DynamicQuantizeLinear", b"DequantizeLinear", b"MatMulInteger", b"QLinear", b"ConvInteger")
 
 
@@ -22,20 +23,23 @@ class Engine(Protocol):
 
     Attributes:
         name: library, version, provider and precision, as receipts record them.
-        working_resolution: S, the side in pixels of the squares.
+        working_resolution: S, the side in pixels of the squares that the network takes; of one for any size the
+            longest short side of a picture.
+        multiple: of a network for any size, what divides the sides of its pictures; 0 for one that takes squares.
     """
 
     name: str
     working_resolution: int
+    multiple: int
 
-    def perturb(self, squares: Squares, budget_levels: float) -> Squares:
-        """Returns (N, 3, S, S) perturbations in 8-bit levels of (N, 3, S, S) squares in [-1, 1]."""
+    def perturb(self, pictures: Pictures, budget_levels: float) -> Pictures:
+        """Returns (N, 3, H, W) perturbations in 8-bit levels of (N, 3, H, W) pictures in [-1, 1]."""
 
 
 class OnnxEngine:
     """Runs an exported defender with ONNX Runtime, on CUDA where the installed build offers it, else on the CPU.
 
-    On the CPU every square is computed alone, on a GPU together with the others of one call. A call holds the squares
+    On the CPU every picture is computed alone, on a GPU together with the others of one call. A call holds the pictures
     of one photo, so a result never depends on other photos.
     """
 
@@ -67,29 +71,34 @@ class OnnxEngine:
             )
         except Exception as error:  # ONNX Runtime's own exceptions share no base class
             raise ValueError(f"the defender's ONNX file cannot be opened: {str(error).splitlines()[0]}") from error
-        self.working_resolution = self._check_interface()
+        self.working_resolution, self.multiple = self._check_interface()
         provider = self._session.get_providers()[0]
         self._batch = 1 if provider == "CPUExecutionProvider" else GPU_BATCH
         self.name = f"onnxruntime {onnxruntime.__version__} {provider} {precision_of(model)}"
 
-    def _check_interface(self) -> int:
+    def _check_interface(self) -> tuple[int, int]:
+        """Returns the working resolution and the multiple."""
         inputs = {node.name: (node.type, node.shape) for node in self._session.get_inputs()}
         outputs = tuple(node.name for node in self._session.get_outputs())
         _, shape = inputs.get("image", ("", []))
-        square = len(shape) == 4 and shape[1] == 3 and shape[2] == shape[3] and isinstance(shape[2], int)
+        colour = len(shape) == 4 and shape[1] == 3
+        square = colour and shape[2] == shape[3] and isinstance(shape[2], int)
+        notes = self._session.get_modelmeta().custom_metadata_map
+        free = colour and not any(isinstance(side, int) for side in shape[2:])
+        any_size = free and {MULTIPLE, LARGEST_SIDE} <= {*notes}
         floats = all(kind == "tensor(float)" for kind, _ in inputs.values())
-        if set(inputs) != set(INPUTS) or outputs != OUTPUTS or not square or not floats:
+        if set(inputs) != set(INPUTS) or outputs != OUTPUTS or not (square or any_size) or not floats:
             raise ValueError(
                 f"the ONNX file has inputs {inputs} and outputs {outputs}; a defender has float image (N, 3, S, S), "
                 "float budget_levels (N,) and perturbation: export it with `defender_onnx`"
             )
-        return int(shape[2])
+        return (int(shape[2]), 0) if square else (int(notes[LARGEST_SIDE]), int(notes[MULTIPLE]))
 
-    def perturb(self, squares: Squares, budget_levels: float) -> Squares:
-        """Returns (N, 3, S, S) float32 perturbations in 8-bit levels, within plus and minus the budget."""
+    def perturb(self, pictures: Pictures, budget_levels: float) -> Pictures:
+        """Returns (N, 3, H, W) float32 perturbations in 8-bit levels, within plus and minus the budget."""
         parts = []
-        for start in range(0, len(squares), self._batch):
-            part = squares[start : start + self._batch]
+        for start in range(0, len(pictures), self._batch):
+            part = pictures[start : start + self._batch]
             budgets = np.full(len(part), budget_levels, np.float32)
             (levels,) = self._session.run(OUTPUTS, {"image": part, "budget_levels": budgets})
             parts.append(levels)

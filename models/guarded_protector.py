@@ -65,6 +65,7 @@ class GuardedEngine:
 
     name: str
     working_resolution: int
+    multiple: int
 
 
 class GuardedProtector:
@@ -183,7 +184,7 @@ class GuardedProtector:
         if "failed" in answer:
             child.end()
             raise ValueError(answer["failed"])
-        child.engine = GuardedEngine(answer["engine"], answer["working_resolution"])
+        child.engine = GuardedEngine(answer["engine"], answer["working_resolution"], answer["multiple"])
         child.photos = 0
         return child
 

@@ -1,7 +1,8 @@
 """Exports a defender to ONNX and checks the file against the network it came from.
 
 The file has inputs `image` (N, 3, S, S) float32 in [-1, 1] and `budget_levels` (N,) float32, and one output
-`perturbation` (N, 3, S, S) float32 in 8-bit levels. Weights are inside the file.
+`perturbation` (N, 3, S, S) float32 in 8-bit levels. A convolutional defender's takes (N, 3, H, W) of any sides that its
+`multiple` divides; that and its `largest_side` are in the file's metadata. Weights are inside the file.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch.onnx import ONNXProgram
 
-from rid.models.defender import Defender
+from rid.models.convolutional import ConvolutionalSize
+from rid.models.engines import LARGEST_SIDE, MULTIPLE
+from rid.models.networks import Network
 
 OPSET = 20
 FLOAT_TOLERANCE = 1e-4  # of the budget
@@ -32,24 +36,30 @@ class ExportCheck:
     max_error: float
 
 
-def export_onnx(folded: Defender, path: Path) -> None:
-    """Exports a network that `rid.models.defender.fold` returned, in float32, to `path`."""
-    size = folded.size.working_resolution
-    example = (torch.zeros(2, 3, size, size), torch.ones(2))
-    batch = torch.export.Dim("batch", min=1, max=1024)
+def export_onnx(folded: Network, path: Path) -> None:
+    """Exports a network that `rid.models.networks.fold_network` returned, in float32, to `path`."""
+    side = folded.size.working_resolution
+    example = (torch.zeros(2, 3, side, side), torch.ones(2))
+    batch: Any = torch.export.Dim("batch", min=1, max=1024)
+    image: dict[int, Any] = {0: batch}
+    if isinstance(folded.size, ConvolutionalSize):
+        image |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
     with _without_exporter_chatter():
         program = torch.onnx.export(
             folded.cpu(),
             example,
             input_names=["image", "budget_levels"],
             output_names=["perturbation"],
-            dynamic_shapes=({0: batch}, {0: batch}),
+            dynamic_shapes=(image, {0: batch}),
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
         )
     assert program is not None
     _remove_traces(program)
+    if isinstance(folded.size, ConvolutionalSize):
+        notes = {MULTIPLE: str(folded.size.multiple), LARGEST_SIDE: str(folded.size.largest_side)}
+        program.model.metadata_props.update(notes)
     program.save(str(path), external_data=False)
 
 
@@ -66,7 +76,7 @@ def _remove_traces(program: ONNXProgram) -> None:
         value.metadata_props.clear()
 
 
-def check_onnx(defender: Defender, path: Path) -> ExportCheck:
+def check_onnx(defender: Network, path: Path) -> ExportCheck:
     """Compares an exported file with the network before folding.
 
     Raises:
@@ -95,7 +105,7 @@ def _without_exporter_chatter() -> Iterator[None]:
         registration.setLevel(level)
 
 
-def quantise_onnx(defender: Defender, source: Path, path: Path) -> ExportCheck:
+def quantise_onnx(defender: Network, source: Path, path: Path) -> ExportCheck:
     """Writes an int8 variant of an exported file: weights per channel, activations scaled at run time.
 
     Raises:
@@ -118,7 +128,7 @@ def quantise_onnx(defender: Defender, source: Path, path: Path) -> ExportCheck:
 
 
 @torch.no_grad()
-def compare(defender: Defender, path: Path, *, photos: int = 4, seed: int = 0) -> ExportCheck:
+def compare(defender: Network, path: Path, *, photos: int = 4, seed: int = 0) -> ExportCheck:
     """Runs the file and the network on smooth seeded images, one at a time, and compares their outputs."""
     import onnxruntime
 

@@ -1,6 +1,6 @@
 """Protects one photo: uint8 in, protected uint8 out, in the file's own format, size and orientation.
 
-H, W stored sides; S the defender's working resolution.
+H, W stored sides; S the side of the defender's squares; h, w the sides of what its network sees.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from rid.models.photo_files.marks import MARK_NAMESPACE, AlreadyProtected, Mark,
 from rid.models.photo_files.photos import Photo, PhotoRefused, Pixels, Stronger
 from rid.models.photo_files.quality import Survival, largest_difference, measure_survival, squared_distance, ssim
 from rid.models.photo_files.resampling import (
+    Levels,
     Perturbation,
     add_saturating,
     enlarge,
@@ -25,6 +26,7 @@ from rid.models.photo_files.resampling import (
     place_windows,
     shrink,
     to_upright,
+    whole_picture,
 )
 from rid.models.photo_files.xmp import UnreadablePacket
 from rid.models.policy import PILLOW_BOMB_PIXELS, ProtectionPolicy
@@ -33,6 +35,7 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 MIN_GAIN = 0.1  # below it a photo is never called protected, whatever the policy
 DEAD_LEVELS = 1e-3  # a defender whose largest output is below this changes nothing
 READ_BACK = ProtectionPolicy(max_bytes=2**31 - 1, max_pixels=2 * PILLOW_BOMB_PIXELS, max_side=65_500, min_side=1)
+BLANK_LEVELS = 2  # a photo that varies no more than this has no texture
 SATURATED_SHARE = 0.25  # of the perturbation's energy; above it the photo is flagged
 
 
@@ -133,17 +136,22 @@ class Protector:
             (H, W) int8 for a grey photo, else (H, W, 3), within plus and minus the budget.
 
         Raises:
+            PhotoRefused: if the photo is blank and the network follows a photo's texture.
             ZeroPerturbation: if the defender outputs nothing at all.
         """
         stored = colour_planes(photo.pixels)
         neutral = stored.ndim == 3 and is_neutral(stored)
         orientation, side = photo.header.orientation, self.engine.working_resolution
+        if self.engine.multiple:
+            side = min(side, *stored.shape[:2])  # smaller photos are seen as they are
         small = to_upright(shrink(stored, side), orientation)
         rgb = cv2.cvtColor(np.ascontiguousarray(small), cv2.COLOR_GRAY2RGB) if small.ndim == 2 else small  # (h, w, 3)
-        windows = place_windows(rgb.shape[:2], side, self.policy.window_overlap)
-        squares = self.engine.perturb(windows.cut(rgb), float(self.budget_levels))  # (N, 3, S, S)
-        levels = windows.join(squares, rgb.shape[:2])  # (h, w, 3)
+        levels = self._whole(rgb) if self.engine.multiple else self._windowed(rgb)  # (h, w, 3)
         largest = max(float(levels.max()), -float(levels.min()))
+        if largest < DEAD_LEVELS and self.engine.multiple and is_blank(rgb):
+            raise PhotoRefused(
+                "protection_lost_in_encoding", "the photo is one even surface: there is nothing to follow"
+            )
         if not DEAD_LEVELS <= largest < math.inf:  # not a number is neither
             raise ZeroPerturbation("the defender's output is zero or not a number: choose another defender")
         if neutral or stored.ndim == 2:
@@ -151,6 +159,19 @@ class Protector:
         turned = np.ascontiguousarray(from_upright(levels, orientation))
         native = enlarge(turned, (photo.header.height, photo.header.width), self.budget_levels)
         return cv2.merge([native] * 3) if neutral else native
+
+    def _whole(self, rgb: Pixels) -> Levels:
+        """Returns the (h, w, 3) levels of a network for any size, which sees the whole picture at once."""
+        height, width = rgb.shape[:2]
+        picture = whole_picture(rgb, self.engine.multiple)  # (1, 3, h', w'), continued to what the network takes
+        levels = self.engine.perturb(picture, float(self.budget_levels))[0]  # (3, h', w')
+        return np.ascontiguousarray(levels[:, :height, :width].transpose(1, 2, 0))
+
+    def _windowed(self, rgb: Pixels) -> Levels:
+        """Returns the (h, w, 3) levels of a network for squares, blended from overlapping ones."""
+        windows = place_windows(rgb.shape[:2], self.engine.working_resolution, self.policy.window_overlap)
+        squares = self.engine.perturb(windows.cut(rgb), float(self.budget_levels))  # (N, 3, S, S)
+        return windows.join(squares, rgb.shape[:2])
 
     def protect(self, data: bytes, name: str = "", *, known_mark: bool = False) -> ProtectedPhoto:
         """Decodes, perturbs and encodes one photo, and measures the result on the written file.
@@ -271,6 +292,11 @@ class Protector:
             raise BudgetBroken(
                 f"a lossless file differs by {worst} levels from its original; {self.budget_levels} are allowed"
             )
+
+
+def is_blank(rgb: Pixels) -> bool:
+    """Returns whether no channel of (h, w, 3) pixels varies by more than BLANK_LEVELS."""
+    return bool(np.ptp(rgb, axis=(0, 1)).max() <= BLANK_LEVELS)
 
 
 def is_neutral(colour: Pixels) -> bool:

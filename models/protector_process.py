@@ -58,7 +58,8 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
     del first, model
     _fall_silent()
     _limit_memory(policy.photo_memory)
-    _write_frame(replies, {"engine": engine.name, "working_resolution": engine.working_resolution})
+    described = {"working_resolution": engine.working_resolution, "multiple": engine.multiple}
+    _write_frame(replies, {"engine": engine.name, **described})
     while (request := _read_frame(requests)) is not None:
         values, data = request
         signal.setitimer(signal.ITIMER_REAL, policy.photo_seconds + GRACE_SECONDS)

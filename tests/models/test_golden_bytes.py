@@ -46,6 +46,7 @@ class Pattern:
 
     name = "pattern"
     working_resolution = SIDE
+    multiple = 0
 
     def perturb(self, squares: np.ndarray, budget_levels: float) -> np.ndarray:
         signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(3, SIDE // 8, SIDE // 8))

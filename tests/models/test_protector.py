@@ -114,6 +114,7 @@ class NoiseEngine:
 
     name = "noise"
     working_resolution = 480
+    multiple = 0
 
     def perturb(self, squares: np.ndarray, budget_levels: float) -> np.ndarray:
         signs = np.random.default_rng(0).choice([-1.0, 1.0], size=squares.shape)
@@ -127,6 +128,7 @@ class ConstantEngine:
     value: float
     name: str = "constant"
     working_resolution: int = 64
+    multiple: int = 0
 
     def perturb(self, squares: np.ndarray, budget_levels: float) -> np.ndarray:
         return np.full_like(squares, self.value)
