@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rid.models.budget import levels_to_signed
-from rid.models.defender import SIZES
+from rid.models.networks import SIZES
 from rid.training.config import TrainingConfig
 from rid.training.photo_set import PhotoSet
 
@@ -28,7 +28,7 @@ class DrawnBatch:
 
     Attributes:
         positions: B places in the step's whole batch.
-        image: (B, 3, S, S) uint8.
+        image: (B, 3, S, S) uint8; of shared windows (B, 3, W, W).
         budget_levels: (B,) float32, in 8-bit levels.
         pair_image: (P, 3, S, S) uint8, photos with a teacher perturbation; P may be 0.
         pair_budget_levels: (P,) float32, the teacher's budget.
@@ -64,7 +64,7 @@ class Batch:
 
     Attributes:
         positions: B places in the step's whole batch, which seed the photos' noise.
-        image: (B, 3, S, S) in [-1, 1].
+        image: (B, 3, S, S) in [-1, 1]; of shared windows (B, 3, W, W).
         budget_levels: (B,) in 8-bit levels.
         pair_image: (P, 3, S, S) in [-1, 1], photos with a teacher perturbation; P may be 0.
         pair_budget_levels: (P,), the teacher's budget.
@@ -116,6 +116,13 @@ class _Draws:
         index = random.integers(0, max(1, photos), count)
         return cls(index, random.integers(0, margin + 1, (count, 2)), random.random(count) < 0.5)
 
+    @classmethod
+    def draw_shared(cls, random: np.random.Generator, count: int, photos: int, margin: int) -> _Draws:
+        """Draws photos, and one window and mirroring for all of them."""
+        index = random.integers(0, max(1, photos), count)
+        corner = random.integers(0, margin + 1, (1, 2)).repeat(count, axis=0)
+        return cls(index, corner, np.full(count, random.random() < 0.5))
+
     def windows(self, source: _Source, index: NDArray[np.int64], part: range, side: int) -> Tensor:
         """Cuts S x S windows out of source(index), mirrors some, and returns a part of them as (part, 3, S, S)."""
         chosen = np.empty((len(part), side, side, 3), source.dtype)
@@ -131,28 +138,39 @@ def draw_batch(
 ) -> DrawnBatch:
     """Draws step `step`'s photos, crops, flips and budgets, and returns one process's share of them.
 
-    A crop and a flip act on a photo and its perturbation together. Photos are drawn with replacement: a set smaller
+    A crop and a flip act on a photo and its perturbation together. With shared windows the photos of a step are W x W,
+    equal windows that the losses resize to S. Photos are drawn with replacement: a set smaller
     than a batch is fine, and none is left out for standing at its end.
     """
     random = np.random.Generator(np.random.Philox(key=np.array([config.seed, step], dtype=np.uint64)))
     side = SIZES[config.size].working_resolution
     margin = photos.side - side
-    drawn = _Draws.draw(random, config.batch, len(photos.pixels), margin)
+    if config.shared_windows:
+        window = _log_uniform(random, min(config.window_min, photos.side), photos.side)
+        drawn = _Draws.draw_shared(random, config.batch, len(photos.pixels), photos.side - window)
+    else:
+        window = side
+        drawn = _Draws.draw(random, config.batch, len(photos.pixels), margin)
     budgets = random.integers(config.budget_min, config.budget_max + 1, config.batch)
     pairs = config.pair_batch if len(photos.teacher) and config.regression_weight else 0
     pair = _Draws.draw(random, pairs, len(photos.teacher), margin)
-    part = part_of(config.batch if config.uses_models else 0, process, processes)
+    part = part_of(config.batch if config.uses_photos else 0, process, processes)
     pair_part = part_of(pairs, process, processes)
     pair_photo = photos.teacher_index[pair.index] if pairs else pair.index
     pixels, teacher = _Source(photos.photo, np.uint8), _Source(photos.perturbation, np.int8)
     return DrawnBatch(
         positions=part,
-        image=drawn.windows(pixels, drawn.index, part, side),
+        image=drawn.windows(pixels, drawn.index, part, window),
         budget_levels=torch.from_numpy(budgets[part.start : part.stop]).float(),
         pair_image=pair.windows(pixels, pair_photo, pair_part, side),
         pair_budget_levels=torch.full((len(pair_part),), float(photos.teacher_budget)),
         pair_perturbation=pair.windows(teacher, pair.index, pair_part, side),
     )
+
+
+def _log_uniform(random: np.random.Generator, low: int, high: int) -> int:
+    """Returns a whole number from low to high, each octave as likely as the next."""
+    return round(float(np.exp(random.uniform(np.log(low), np.log(high)))))
 
 
 def part_of(count: int, part: int, parts: int) -> range:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from rid.models.budget import check_budget
-from rid.models.defender import SIZES
+from rid.models.networks import SIZES
 
 Posterior = Literal["sample", "mean"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -25,7 +25,7 @@ class TrainingConfig:
 
     Attributes:
         recipe: the name of the function in `rid.training.recipes` that made this.
-        size: a key of `rid.models.defender.SIZES`.
+        size: a key of `rid.models.networks.SIZES`.
         budget_min: smallest budget sampled, in 8-bit levels.
         budget_max: largest budget sampled; equal to `budget_min` for a defender of one fixed budget.
         budget_default: the budget used when a user names none.
@@ -36,6 +36,18 @@ class TrainingConfig:
         adv_sds_weight: factor of the Adv-SDS loss; 0 leaves the term out.
         regression_weight: lambda of eq. 10; 0 leaves the term out.
         displacement_weight: factor of the latent displacement; 0 leaves the term out.
+        space_weight: factor of the displacement in latent spaces; 0 leaves the term out.
+        spaces_a_step: latent spaces a step, drawn from those that are given.
+        picture_weight: factor of the change of the decoded picture D(E(x')), in one space a step; 0 leaves it out.
+        shared_weight: factor of the penalty on what the perturbations of a step share.
+        effort_weight: factor of the penalty on the values before the last tanh.
+        shared_windows: cut all photos of a step at one place and scale; the windows are then resized to the working
+            resolution. Photos are aligned faces: what such a step shares is what an attacker can average.
+        window_min: smallest side of such a window, in pixels of the photos.
+        view_side: side of the attacker's view, which is cut from the protected square and resized.
+        view_plain_share: share of steps whose view is cut without resizing.
+        view_enlarged: largest factor by which a view is enlarged.
+        blurred_share: share of the photos that are blurred in the view, by a standard deviation of up to a pixel.
         posterior: whether z is a sample of the autoencoder's posterior or its mean.
         transformed_share: share of the photos that are shrunk and JPEG-coded, differentiably, before the encoder.
         resize_min: smallest factor of that shrinking; the factor is uniform up to 1.
@@ -64,6 +76,17 @@ class TrainingConfig:
     adv_sds_weight: float = 1.0
     regression_weight: float = 1.0
     displacement_weight: float = 0.0
+    space_weight: float = 0.0
+    spaces_a_step: int = 2
+    picture_weight: float = 0.0
+    shared_weight: float = 0.0
+    effort_weight: float = 0.0
+    shared_windows: bool = False
+    window_min: int = 64
+    view_side: int = 64
+    view_plain_share: float = 0.4
+    view_enlarged: float = 3.0
+    blurred_share: float = 0.0
     posterior: Posterior = "sample"
     transformed_share: float = 0.0
     resize_min: float = 0.5
@@ -82,9 +105,10 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if not check_budget(self.budget_min) <= check_budget(self.budget_default) <= check_budget(self.budget_max):
             raise ValueError("budgets must satisfy budget_min <= budget_default <= budget_max")
-        if self.adv_sds_weight == self.regression_weight == self.displacement_weight == 0:
+        if self.adv_sds_weight == self.regression_weight == self.displacement_weight == self.space_weight == 0:
             raise ValueError(
-                "adv_sds_weight, regression_weight and displacement_weight are all 0: there is nothing to train on"
+                "adv_sds_weight, regression_weight, displacement_weight and space_weight are all 0: "
+                "there is nothing to train on"
             )
         counts = ("steps", "batch", "pair_batch", "checkpoint_every")
         if min(getattr(self, name) for name in counts) < 1 or (self.micro_batch is not None and self.micro_batch < 1):
@@ -98,13 +122,30 @@ class TrainingConfig:
                 raise ValueError(f"{name} {getattr(self, name)!r} is unknown: choose one of {', '.join(allowed)}")
         if not (0 <= self.transformed_share <= 1 and 0 < self.resize_min <= 1):
             raise ValueError("transformed_share must lie in 0..1 and resize_min in (0, 1]")
+        if self.space_weight:
+            self._check_view()
         if not 1 <= self.jpeg_quality_min <= self.jpeg_quality_max <= 100:
             raise ValueError("JPEG qualities must satisfy 1 <= jpeg_quality_min <= jpeg_quality_max <= 100")
 
+    def _check_view(self) -> None:
+        side = SIZES[self.size].working_resolution
+        if not (8 <= self.view_side <= side and self.view_enlarged >= 1 and self.spaces_a_step >= 1):
+            raise ValueError(
+                f"view_side must lie in 8..{side} (the working resolution), view_enlarged be at least 1, and "
+                "spaces_a_step at least 1"
+            )
+        if not (0 <= self.view_plain_share <= 1 and 0 <= self.blurred_share <= 1 and self.window_min >= 8):
+            raise ValueError("view_plain_share and blurred_share must lie in 0..1, and window_min be at least 8")
+
     @property
     def uses_models(self) -> bool:
-        """True if a term of the loss sees photos through frozen models."""
+        """True if a term of the loss sees photos through frozen diffusion models."""
         return bool(self.adv_sds_weight or self.displacement_weight)
+
+    @property
+    def uses_photos(self) -> bool:
+        """True if a term of the loss needs photos without a teacher perturbation."""
+        return bool(self.uses_models or self.space_weight)
 
     def to_json(self) -> dict[str, Any]:
         """Returns every field, as recorded beside the weights."""

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from rid.models.checkpoint import file_sha256, load_defender
-from rid.models.defender import fold
+from rid.models.networks import fold_network
 from rid.models.onnx_export import ExportCheck, check_onnx, export_onnx
 
 ONNX_NAME = "model.onnx"
@@ -19,7 +19,7 @@ def add_onnx(folder: Path) -> ExportCheck:
     The digest of the defender does not change: it names the weights.
     """
     # The weights are read twice: the exporter holds several copies of them, and at full size each is a gigabyte.
-    export_onnx(fold(load_defender(folder)[0]), folder / ONNX_NAME)
+    export_onnx(fold_network(load_defender(folder)[0]), folder / ONNX_NAME)
     gc.collect()  # it leaves them in reference cycles
     defender, config = load_defender(folder)
     check = check_onnx(defender, folder / ONNX_NAME)

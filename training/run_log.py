@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 LOG_FILE = "log.jsonl"
-SCALARS = ("loss", "adv_sds", "regression", "displacement", "learning_rate", "gradient_norm")
-CURVES = ("adv_sds", "regression", "displacement")
+SCALARS = ("loss", "adv_sds", "regression", "displacement", "spaces", "learning_rate", "gradient_norm")
+CURVES = ("adv_sds", "regression", "displacement", "spaces")
 
 
 class RunLog:

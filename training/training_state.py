@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from rid.models.budget import BudgetRange
-from rid.models.defender import SIZES, Defender
+from rid.models.networks import SIZES, Network, make_network
 from rid.training.config import TrainingConfig
 
 STATE_FILE = "state.pt"
@@ -30,8 +30,8 @@ class TrainingState:
         usual_loss: running mean of the absolute loss, against which an explosion is told.
     """
 
-    defender: Defender
-    average: Defender
+    defender: Network
+    average: Network
     optimiser: torch.optim.Optimizer
     step: int = 0
     usual_loss: float = 0.0
@@ -48,14 +48,14 @@ class TrainingState:
         return all(bool(torch.isfinite(value).all()) for value in self.defender.parameters())
 
 
-def fresh_state(config: TrainingConfig, initial: Defender | None, device: torch.device) -> TrainingState:
+def fresh_state(config: TrainingConfig, initial: Network | None, device: torch.device) -> TrainingState:
     """Returns the state before the first step.
 
     Raises:
         ValueError: if `initial` has another architecture than the configuration.
     """
     torch.manual_seed(config.seed)
-    defender = Defender(SIZES[config.size])
+    defender = make_network(SIZES[config.size])
     if initial is not None:
         if initial.size != defender.size:
             raise ValueError(

@@ -25,6 +25,7 @@ LOSSES = (
     ("adv_sds", "Adv-SDS", ACCENT),
     ("regression", "regression to the teacher", WARM),
     ("displacement", "latent displacement", INK),
+    ("spaces", "displacement in latent spaces (negative logarithm) with penalties", INK),
 )
 MEASURES = {"psnr": "PSNR, dB", "ssim": "SSIM"}
 

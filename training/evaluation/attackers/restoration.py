@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from rid.models.defender import Defender
+from rid.models.networks import Network
 from rid.training.batches import pixels_to_signed
 from rid.training.evaluation.effect.defended import perturb_squares
 
@@ -95,7 +95,7 @@ def restoration_64() -> RestorationConfig:
 
 
 def train_restoration(
-    defender: Defender, photos: NDArray[np.uint8], config: RestorationConfig
+    defender: Network, photos: NDArray[np.uint8], config: RestorationConfig
 ) -> tuple[RestorationNetwork, list[float]]:
     """Protects photos and trains a network from protected to clean ones with an L1 loss.
 

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rid.models.defender import Defender
+from rid.models.networks import Network
 from rid.training.batches import pixels_to_signed
 
 
 @torch.no_grad()
-def perturb_squares(defender: Defender, pixels: NDArray[np.uint8], budget_levels: int) -> NDArray[np.int16]:
+def perturb_squares(defender: Network, pixels: NDArray[np.uint8], budget_levels: int) -> NDArray[np.int16]:
     """Returns the (B, S, S, 3) change in levels that is left after rounding, adding and clipping.
 
     Args:

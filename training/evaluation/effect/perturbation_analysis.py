@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rid.models.defender import Defender
 from rid.models.frozen_diffusion import FrozenDiffusion
+from rid.models.networks import Network
 from rid.training.evaluation.cells import Cell
 from rid.training.evaluation.effect.controls import norm
 from rid.training.evaluation.effect.diffusion_loss import diffusion_losses_by_time
@@ -94,7 +94,7 @@ def analyse_photos(
     cells: Sequence[Cell],
     clean: NDArray[np.uint8],
     model: FrozenDiffusion,
-    defender_of: Callable[[str], Defender],
+    defender_of: Callable[[str], Network],
     config: AnalysisConfig,
     *,
     seed: int,

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from rid.models.defender import Defender
 from rid.models.frozen_diffusion import FrozenDiffusion
+from rid.models.networks import Network
 from rid.training.evaluation.cells import CLEAN, NOISE, TEACHER, UNTRAINED, Cell
 from rid.training.evaluation.effect.controls import gaussian_control
 from rid.training.evaluation.effect.defended import perturb_squares
@@ -23,7 +23,7 @@ def protect_photos(
     cell: Cell,
     clean: NDArray[np.uint8],
     model: FrozenDiffusion,
-    defender_of: Callable[[str], Defender],
+    defender_of: Callable[[str], Network],
     *,
     seed: int,
     teacher_seed: int,
@@ -67,7 +67,7 @@ def teacher_config(method: str, budget: int, seed: int) -> TeacherConfig:
     )
 
 
-def defend(defender: Defender, photos: NDArray[np.uint8], budget: int) -> NDArray[np.uint8]:
+def defend(defender: Network, photos: NDArray[np.uint8], budget: int) -> NDArray[np.uint8]:
     """Protects (N, S, S, 3) photos of the defender's resolution in one pass."""
     return (photos + perturb_squares(defender, photos, budget)).astype(np.uint8)
 

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rid.models.checkpoint import file_sha256, load_defender
-from rid.models.defender import Defender
 from rid.models.frozen_diffusion import FrozenDiffusion, load_frozen_diffusion
+from rid.models.networks import Network
 from rid.training.evaluation.attackers.restoration import RestorationNetwork, restoration_64, train_restoration
 from rid.training.evaluation.attackers.transforms import transform_photos
 from rid.training.evaluation.attackers.upscaling import load_upscaler
@@ -90,7 +90,7 @@ class Study:
     _frozen: dict[str, FrozenDiffusion] = field(default_factory=dict)
     _attackers: dict[tuple[str, str], Attacker] = field(default_factory=dict)
     _models: dict[str, TextToImage] = field(default_factory=dict)
-    _defenders: dict[str, Defender] = field(default_factory=dict)
+    _defenders: dict[str, Network] = field(default_factory=dict)
     _squares: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
 
     def squares(self, person: Person) -> NDArray[np.uint8]:
@@ -134,7 +134,7 @@ class Study:
             self._attackers[name, recipe] = prepare(self.model(name), personalization_recipe(recipe))
         return self._attackers[name, recipe]
 
-    def defender(self, name: str) -> Defender:
+    def defender(self, name: str) -> Network:
         """A defender of the study."""
         if name not in self._defenders:
             self._defenders[name] = load_defender(Path(self.settings.defenders[name]))[0]

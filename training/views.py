@@ -1,0 +1,112 @@
+"""The attacker's view of protected photos: a part, resized, mirrored, blurred and JPEG-coded, differentiably.
+
+All photos of a step are seen at one place and scale, and clean and protected ones with equal draws: what differs
+between their latents is the perturbation.
+
+B batch, S side of the square, V side of the view.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rid.models.networks import SIZES
+from rid.training.config import TrainingConfig
+from rid.training.differentiable_jpeg import jpeg_round_trip
+from rid.training.noise import StepNoise
+
+STEP_POSITION = 2**31  # no photo of a batch stands there: what a step draws once
+BLUR_REACH = 3  # pixels on each side
+
+
+@dataclass(frozen=True)
+class View:
+    """What happens to the photos of a step.
+
+    Attributes:
+        top: first row of the part that is seen.
+        left: its first column.
+        side: its side.
+        mirrored: whether it is mirrored.
+        coded: (B,) bool, the photos that are JPEG-coded.
+        quality: (B,) integer JPEG quality.
+        blurred: (B,) bool, the photos that are blurred.
+        deviation: (B,) of the blur, in pixels of the view.
+    """
+
+    top: int
+    left: int
+    side: int
+    mirrored: bool
+    coded: Tensor
+    quality: Tensor
+    blurred: Tensor
+    deviation: Tensor
+
+
+def draw_view(config: TrainingConfig, step: int, noise: StepNoise) -> View:
+    """Draws a step's view: the part from the step alone, coding and blur for each photo.
+
+    A share of the steps sees a part as it is; half of the others enlarge it, half shrink it, each octave as likely.
+    """
+    side, largest = config.view_side, _working_resolution(config)
+    own = StepNoise(config.seed, step, [STEP_POSITION])
+    plain, enlarged, scale, top, left, mirrored = (float(own.uniform()) for _ in range(6))
+    if plain >= config.view_plain_share:
+        factor = config.view_enlarged if enlarged < 0.5 else side / largest
+        side = min(largest, max(8, round(side / factor**scale)))
+    return View(
+        top=int(top * (largest - side + 1)),
+        left=int(left * (largest - side + 1)),
+        side=side,
+        mirrored=mirrored < 0.5,
+        coded=noise.uniform() < config.transformed_share,
+        quality=noise.integers(config.jpeg_quality_min, config.jpeg_quality_max + 1),
+        blurred=noise.uniform() < config.blurred_share,
+        deviation=0.3 + 0.7 * noise.uniform(),
+    )
+
+
+def see(image: Tensor, view: View, view_side: int) -> Tensor:
+    """Returns the (B, 3, V, V) views of (B, 3, S, S) images in [-1, 1]."""
+    part = image[:, :, view.top : view.top + view.side, view.left : view.left + view.side]
+    with torch.autocast(image.device.type, enabled=False):  # coding needs more than eight bits
+        seen = resized(part.float(), view_side)  # (B, 3, V, V)
+        seen = seen.flip(3) if view.mirrored else seen
+        if bool((view.coded | view.blurred).any()):
+            seen = torch.cat([_treated(seen[i : i + 1], view, i) for i in range(len(seen))])
+        return seen.clamp(-1, 1)
+
+
+def resized(image: Tensor, side: int) -> Tensor:
+    """Resizes (B, 3, H, H) images to (B, 3, side, side), bicubic and antialiased."""
+    if image.shape[-1] == side:
+        return image
+    return F.interpolate(image, size=(side, side), mode="bicubic", antialias=True, align_corners=False)
+
+
+def _treated(photo: Tensor, view: View, index: int) -> Tensor:
+    """One (1, 3, V, V) photo, blurred and coded if it was drawn."""
+    if view.blurred[index]:
+        photo = blurred(photo, float(view.deviation[index]))
+    if view.coded[index]:
+        photo = jpeg_round_trip(photo.clamp(-1, 1), view.quality[index][None])
+    return photo
+
+
+def blurred(image: Tensor, deviation: float) -> Tensor:
+    """Convolves (B, 3, H, W) images with a Gaussian; borders are mirrored."""
+    places = torch.arange(-BLUR_REACH, BLUR_REACH + 1, dtype=image.dtype, device=image.device)
+    kernel = torch.exp(-0.5 * (places / deviation) ** 2)
+    kernel = (kernel / kernel.sum()).expand(3, 1, 1, -1)  # (3, 1, 1, 7)
+    padded = F.pad(image, (BLUR_REACH,) * 4, mode="reflect")
+    rows = F.conv2d(padded, kernel, groups=3)
+    return F.conv2d(rows, kernel.transpose(2, 3), groups=3)
+
+
+def _working_resolution(config: TrainingConfig) -> int:
+    return SIZES[config.size].working_resolution
