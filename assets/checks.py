@@ -27,13 +27,18 @@ ROWS, OUTPUTS, BUDGET, METADATA, QUARANTINE, LOOK = (
 )
 REENCODING_LEVELS = 3.0  # root mean square that writing a lossy format again may add to the perturbation
 NOTHING_NEW = "nothing was written in this run; `rid verify` reads everything back"
+SEEN = "protection is seen in skies and on skin: a smaller budget or another defender hides it; `rid preview` shows it"
 WHAT = {
     ROWS: (True, "Rows in = protected + skipped + quarantined, in the run and in the committed table."),
     OUTPUTS: (True, "Every photo that was written has its recorded sha256, read back from storage."),
     BUDGET: (True, "No value moves by more than the budget, and none of the photos is unchanged."),
     METADATA: (True, "No thumbnail of the original is published; a sample of photos has its original's metadata."),
     QUARANTINE: (False, "Quarantined photos are within the policy's failure budget; above it a run is not committed."),
-    LOOK: (False, "The median photo looks no worse than a change by the whole budget in every value would make it."),
+    LOOK: (
+        False,
+        "The median photo looks no worse than a change by the whole budget in every value would make it, and "
+        "protection is hardly seen in its smooth areas, such as a sky or a cheek.",
+    ),
 }
 
 
@@ -109,7 +114,7 @@ def check_drop(
     yield check_budget(verified)
     yield check_metadata(verified)
     yield check_quarantine(counts.photos, counts.quarantined, policy)
-    yield check_look(verified, budget_levels)
+    yield check_look(verified, budget_levels, policy)
 
 
 def check_rows(photos: int, rows: int, outcomes: int) -> Outcome:
@@ -161,20 +166,25 @@ def check_quarantine(photos: int, held: int, policy: ProtectionPolicy) -> Outcom
     return Outcome(QUARANTINE, not over, metadata)
 
 
-def check_look(verified: Verified, budget_levels: int) -> Outcome:
+def check_look(verified: Verified, budget_levels: int, policy: ProtectionPolicy) -> Outcome:
     """Checks that the median PSNR is at least that of a change by the budget b everywhere, re-encoding (r) included.
 
-    10 log10(255^2 / (b^2 + r^2)).
+    10 log10(255^2 / (b^2 + r^2)); and that the median share of smooth areas with a visible change is within the
+    policy's.
     """
     if not verified.psnr:
         return Outcome(LOOK, True, {"photos": 0}, warning=True, says=NOTHING_NEW if not verified.shards else None)
     least = 10 * math.log10(255**2 / (budget_levels**2 + REENCODING_LEVELS**2))
     median, worst = (float(np.percentile(verified.psnr, share)) for share in (50, 1))
+    seen = float(np.median(verified.visible_share)) if verified.visible_share else 0.0
     metadata = {
         "photos": len(verified.psnr),
+        "median share of smooth areas where it is seen": round(seen, 4),
+        "allowed share": policy.max_visible_share,
         "median PSNR, dB": round(median, 2),
         "PSNR of the worst hundredth, dB": round(worst, 2),
         "allowed median, dB": round(least, 2),
         "median SSIM": round(float(np.median(verified.ssim)), 4) if verified.ssim else None,
     }
-    return Outcome(LOOK, median >= least, metadata, warning=True)
+    says = None if seen <= policy.max_visible_share else SEEN
+    return Outcome(LOOK, median >= least and says is None, metadata, warning=True, says=says)

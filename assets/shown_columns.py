@@ -45,6 +45,8 @@ MEANINGS: Mapping[str, str] = {
     "survival_cosine": "Cosine of the decoded and the intended perturbation.",
     "psnr": "dB, of the decoded output against the decoded input.",
     "ssim": "The same on luma at short side 256.",
+    "smooth_levels": "Low-passed change of the worst smooth area, in 8-bit levels.",
+    "visible_share": "Share of the smooth area, such as sky and skin, where the change is seen.",
 }
 
 

@@ -13,7 +13,7 @@ from rid.models.data_mining import RISING
 PILLOW_BOMB_PIXELS = 89_478_485  # above it Pillow warns of a decompression bomb, above twice that it refuses
 PALETTES = ("convert", "quarantine")
 # What bounds a run and decides no bytes: not part of the digest.
-RUN_LIMITS = ("max_quarantined_share", "max_quarantined", "photo_seconds", "photo_memory")
+RUN_LIMITS = ("max_quarantined_share", "max_quarantined", "photo_seconds", "photo_memory", "max_visible_share")
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class ProtectionPolicy:
         photo_seconds: deadline: a photo whose protection takes longer is quarantined as `deadline`. Like the next one
             it holds where photos are protected in worker processes, and is not part of the digest.
         photo_memory: bytes that one photo may need, beside the defender (on Linux); above it is `out_of_memory`.
+        max_visible_share: the check of the look warns if protection is seen in a larger share of the median photo's
+            smooth areas, such as skies and cheeks; it decides no bytes and is not part of the digest.
     """
 
     budget_levels: int | None = None
@@ -58,6 +60,7 @@ class ProtectionPolicy:
     max_quarantined: int = 50
     photo_seconds: float = 120.0
     photo_memory: int = 4 * 2**30
+    max_visible_share: float = 0.1
 
     def __post_init__(self) -> None:
         if self.budget_levels is not None:
@@ -72,6 +75,7 @@ class ProtectionPolicy:
         _check_whole("max_quarantined", self.max_quarantined, 0, 10**9)
         _check_number("photo_seconds", self.photo_seconds, 0.1, 86_400)
         _check_whole("photo_memory", self.photo_memory, 2**25, 2**40)
+        _check_number("max_visible_share", self.max_visible_share, 0.0, 1.0)
         if self.palette not in PALETTES:
             raise ValueError(f"policy palette {self.palette!r} is not allowed: give one of {', '.join(PALETTES)}")
         for name in ("strict_names", "mark", "trust_marks"):
@@ -89,6 +93,7 @@ class ProtectionPolicy:
         values["window_overlap"] = float(self.window_overlap)
         values["max_quarantined_share"] = float(self.max_quarantined_share)
         values["photo_seconds"] = float(self.photo_seconds)
+        values["max_visible_share"] = float(self.max_visible_share)
         return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
     def digest(self) -> str:

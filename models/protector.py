@@ -28,6 +28,7 @@ from rid.models.photo_files.resampling import (
     to_upright,
     whole_picture,
 )
+from rid.models.photo_files.smooth_areas import smooth_change
 from rid.models.photo_files.xmp import UnreadablePacket
 from rid.models.policy import PILLOW_BOMB_PIXELS, ProtectionPolicy
 
@@ -61,6 +62,8 @@ class ProtectedPhoto:
         survival_cosine: direction of the decoded difference against the perturbation; 1 for lossless formats.
         psnr: decoded output against decoded input, dB.
         ssim: the same on luma at short side 256.
+        smooth_levels: low-passed change, before encoding, of the worst smooth area; see `photo_files.smooth_areas`.
+        visible_share: share of the smooth area where that is seen.
         flags: keys of `rid.models.photo_files.photos.FLAGS`.
         pixels_sha256: of the decoded pixels, if the file holds a mark; see `photo_files.marks.pixels_sha256`.
     """
@@ -74,6 +77,8 @@ class ProtectedPhoto:
     survival_cosine: float
     psnr: float
     ssim: float
+    smooth_levels: float
+    visible_share: float
     flags: tuple[str, ...]
     pixels_sha256: str | None = None
 
@@ -211,6 +216,7 @@ class Protector:
             flags.append(f"size_ratio:{len(marked.data) / max(1, bytes_in):.2f}")
         if stored < 1 - SATURATED_SHARE:
             flags.append("saturated")
+        smooth = smooth_change(before, perturbed)
         return ProtectedPhoto(
             data=marked.data,
             format=photo.header.format,
@@ -221,6 +227,8 @@ class Protector:
             survival_cosine=written.survival.cosine,
             psnr=written.survival.psnr,
             ssim=ssim(before, written.colour),
+            smooth_levels=smooth.worst_levels,
+            visible_share=smooth.visible_share,
             flags=tuple(dict.fromkeys(flags)),
             pixels_sha256=marked.pixels_sha256,
         )

@@ -98,6 +98,8 @@ class Receipt:
     survival_cosine: float | None = None
     psnr: float | None = None
     ssim: float | None = None
+    smooth_levels: float | None = None
+    visible_share: float | None = None
     sidecars: tuple[SidecarReceipt, ...] = sidecar_receipts()
 
 

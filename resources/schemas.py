@@ -112,6 +112,8 @@ RECEIPTS = pa.schema(
         pa.field("survival_cosine", pa.float32()),
         pa.field("psnr", pa.float32()),  # dB, of the decoded output against the decoded input
         pa.field("ssim", pa.float32()),
+        pa.field("smooth_levels", pa.float32()),  # low-passed change of the worst smooth area, before encoding
+        pa.field("visible_share", pa.float32()),  # of the smooth area, where that is seen
         pa.field("sidecars", pa.list_(SIDECAR)),  # folder targets: XMP files that went along with the photo
     ]
 )

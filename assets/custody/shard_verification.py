@@ -34,6 +34,7 @@ class _LookRow:
     linf_levels: int | None
     psnr: float | None
     ssim: float | None
+    visible_share: float | None = None
     flags: tuple[str, ...] = ()
 
 
@@ -81,6 +82,7 @@ class Verified:
         leaking: photos with a thumbnail.
         psnr: of the protected photos, dB.
         ssim: of the same.
+        visible_share: of the same; photos that were protected by an earlier version have none.
     """
 
     shards: int = 0
@@ -94,6 +96,7 @@ class Verified:
     leaking: int = 0
     psnr: list[float] = field(default_factory=list)
     ssim: list[float] = field(default_factory=list)
+    visible_share: list[float] = field(default_factory=list)
 
     def add(self, other: Verified) -> None:
         """Adds what was found of other shards."""
@@ -144,6 +147,7 @@ def _look(table: ProtectedTable, task: VerifyTask, originals: CatalogRows, verif
         verified.over_budget += not 0 < (row.linf_levels or 0) <= row.budget_levels
         verified.psnr += [row.psnr] if row.psnr is not None else []
         verified.ssim += [row.ssim] if row.ssim is not None else []
+        verified.visible_share += [row.visible_share] if row.visible_share is not None else []
     flags = {row.key: row.flags for row in protected}
     sample = heapq.nsmallest(task.sample, flags, key=lambda key: hashlib.sha256(key.encode()).digest())
     for found, published in find_photos(table.storage, task.path, _Key, set(sample)):

@@ -18,6 +18,8 @@ from rid.resources.schemas import Status
 
 LISTED = 200  # quarantined photos that a report names; the CSV file beside it names all
 COLUMNS = [name for name in columns_of(Receipt) if name != "drop"]
+HIGH_IS_GOOD = ("psnr", "ssim", "survival_gain", "survival_cosine")
+LOW_IS_GOOD = ("smooth_levels", "visible_share")
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -46,8 +48,8 @@ class DropFigures:
         bytes_out: of the same photos, protected.
         engines: protected photos by engine.
         largest_change: largest change of a value before encoding, in levels; 0 if nothing is protected.
-        measures: spread of psnr (dB), ssim, survival_gain and survival_cosine, and of a sample's perceptual distance,
-            by its name, where it could be measured; a measure that no photo has is left out.
+        measures: spread of psnr (dB), ssim, survival_gain, survival_cosine, smooth_levels and visible_share, and of a
+            sample's perceptual distance, by its name; a measure that no photo has is left out.
         held_back: (name, reason, detail) of the first LISTED photos that are quarantined.
         sample: keys of a seeded sample of protected photos.
         defender_digest: what protected them; empty if nothing did.
@@ -83,7 +85,7 @@ def read_figures(table: ProtectedTable, drop: str, sample: int, seed: int, rows_
         rows_to: where the CSV goes.
     """
     counters: dict[str, Counter[str]] = {name: Counter() for name in ("status", "reason", "format", "flag", "engine")}
-    values: dict[str, list[float]] = {name: [] for name in ("psnr", "ssim", "survival_gain", "survival_cosine")}
+    values: dict[str, list[float]] = {name: [] for name in (*HIGH_IS_GOOD, *LOW_IS_GOOD)}
     held_back: list[tuple[str, str, str]] = []
     chosen: list[tuple[int, str]] = []  # a heap of (minus the hash, key)
     photos = bytes_in = bytes_out = largest = budget = 0
@@ -124,7 +126,11 @@ def read_figures(table: ProtectedTable, drop: str, sample: int, seed: int, rows_
         bytes_in=bytes_in,
         bytes_out=bytes_out,
         largest_change=largest,
-        measures={name: spread(np.array(found, np.float32)) for name, found in values.items() if found},
+        measures={
+            name: spread(np.array(found, np.float32), worst="most" if name in LOW_IS_GOOD else "least")
+            for name, found in values.items()
+            if found
+        },
         held_back=held_back,
         sample=[key for _, key in sorted(chosen, reverse=True)],
         defender_digest=defender,

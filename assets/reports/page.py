@@ -16,6 +16,8 @@ from rid.resources.defender_registry import DefenderEntry
 MEASURE_NAMES = {
     "psnr": "PSNR, dB",
     "ssim": "SSIM",
+    "smooth_levels": "change of the worst smooth area (sky, cheek), levels",
+    "visible_share": "share of the smooth areas where it is seen",
     "survival_gain": "share of the perturbation that survives encoding",
     "survival_cosine": "cosine of the decoded and the intended perturbation",
 }

@@ -39,6 +39,7 @@ def preview(photo: str, *, out: Path | None, defender: str, levels: str) -> int:
             result = strength.photo
             print(
                 f"{strength.budget_levels:2} levels  PSNR {result.psnr:.1f} dB, SSIM {result.ssim:.3f}, "
+                f"seen in {result.visible_share:.0%} of the smooth areas, "
                 f"{result.survival_gain:.2f} of the perturbation survives, {len(result.data)} bytes for {len(data)}"
             )
     print(f"{target}  by defender {entry.name}")

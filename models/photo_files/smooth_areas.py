@@ -15,9 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rid.models.photo_files.photos import Pixels
-from rid.models.photo_files.resampling import shrink
 
-LARGEST_SIDE = 1024  # pixels, the short side at which larger photos are compared, as on a screen
+LARGEST_SIDE = 1024  # pixels; photos are halved until their short side is smaller, as they are on a screen
 CELL = 4  # pixels, a side, over which the change is averaged
 SIGMA = 1.0  # cells, of the blur after it: what is narrower than about 20 pixels is hidden
 TEXTURE_CELLS = 4  # a side, over which texture is measured
@@ -51,8 +50,8 @@ def smooth_change(before: Pixels, after: Pixels) -> SmoothChange:
         before: (H, W) or (H, W, 3) uint8.
         after: the same shape.
     """
-    if min(before.shape[:2]) > LARGEST_SIDE:
-        before, after = shrink(before, LARGEST_SIDE), shrink(after, LARGEST_SIDE)
+    while min(before.shape[:2]) > LARGEST_SIDE:
+        before, after = _halved(before), _halved(after)
     size = tuple(max(1, side // CELL) for side in before.shape[1::-1])  # (w, h) cells
     luma = (before if before.ndim == 2 else cv2.cvtColor(before, cv2.COLOR_RGB2GRAY)).astype(np.float32)
     background = cv2.resize(luma, size, interpolation=cv2.INTER_AREA)  # (h, w)
@@ -70,6 +69,13 @@ def just_noticeable(background: Plane) -> Plane:
     dark = JND_DARK * (1 - np.sqrt(np.minimum(background, JND_MIDDLE) / JND_MIDDLE)) + JND_LEAST
     bright = JND_BRIGHT * (background - JND_MIDDLE) + JND_LEAST
     return np.where(background <= JND_MIDDLE, dark, bright).astype(np.float32)
+
+
+def _halved(picture: Pixels) -> Pixels:
+    """Averages 2 x 2 pixels; an odd last row or column is left out. Rounding is far below what is measured."""
+    height, width = (side // 2 for side in picture.shape[:2])
+    half: Pixels = cv2.resize(picture[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA)
+    return half
 
 
 def _texture(luma: Plane, background: Plane) -> Plane:

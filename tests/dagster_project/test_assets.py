@@ -15,7 +15,7 @@ from odd_photos import encoded, photograph
 from small_catalogs import write_photos
 from tiny_defender import write_tiny_defender
 
-from rid.assets.checks import WHAT
+from rid.assets.checks import LOOK, WHAT
 from rid.assets.defender import defender
 from rid.assets.defender_onnx import defender_onnx
 from rid.assets.drop_chain import FAILED_DROPS, drop_chain
@@ -41,6 +41,7 @@ def places(tmp_path: Path) -> Places:
     (folder / "graphic.png").write_bytes(encoded(photograph(), "PNG"))
     (folder / "broken.jpg").write_bytes(encoded(photograph())[:500])
     write_tiny_defender(tmp_path / "weights" / "default")
+    Storage(str(tmp_path / "home")).write_bytes("policy.json", b'{"max_visible_share": 1}')  # its blocks are seen
     return Places(home=str(tmp_path / "home"), source=str(tmp_path / "source"), weights=str(tmp_path / "weights"))
 
 
@@ -157,6 +158,14 @@ def test_photos_over_the_failure_budget_fail_their_check_and_are_not_committed(
     assert outcomes(result) == {("quarantine_is_within_budget", "monday"): False}
     assert made(result) == [("photo_catalog", "monday")]
     assert places.protected_table().drops() == []
+
+
+def test_a_drop_in_which_protection_is_seen_is_warned_of(instance: DagsterInstance, places: Places) -> None:
+    Storage(places.home).write_bytes("policy.json", b"{}")
+    instance.add_dynamic_partitions(DROPS, ["monday"])
+    result = run(instance, places, "monday")
+    assert result.success
+    assert outcomes(result) == {(name, "monday"): name != LOOK for name in WHAT}
 
 
 def test_a_photo_that_is_not_as_recorded_blocks_the_report(instance: DagsterInstance, places: Places) -> None:

@@ -45,6 +45,7 @@ def test_a_drop_as_it_should_be_passes_every_check() -> None:
         (None, {"leaking": 1}, "metadata_is_kept"),
         (None, {"metadata_lost": Counter(EXIF=1)}, "metadata_is_kept"),
         (None, {"psnr": [25.0] * 9}, "look_is_within_policy"),
+        (None, {"visible_share": [0.0] * 4 + [0.2] * 5}, "look_is_within_policy"),
     ],
 )
 def test_each_check_fails_for_its_own_reason(counts: DropCounts | None, verified: dict, check: str) -> None:
@@ -54,7 +55,7 @@ def test_each_check_fails_for_its_own_reason(counts: DropCounts | None, verified
 def test_what_loses_or_leaks_a_photo_blocks_and_the_rest_does_not() -> None:
     assert check_metadata(Verified(shards=1, leaking=1)).blocks
     assert not check_metadata(Verified(shards=1, metadata_lost=Counter(EXIF=1))).blocks
-    assert not check_look(Verified(shards=1, psnr=[20.0]), 6).blocks
+    assert not check_look(Verified(shards=1, psnr=[20.0]), 6, ProtectionPolicy()).blocks
     assert [name for name, (blocking, _) in WHAT.items() if blocking] == list(WHAT)[:4]
 
 
@@ -75,7 +76,7 @@ def test_shards_are_read_back_from_the_table(tmp_path: Path) -> None:
     assert (found.shards, found.published, found.statuses) == (1, 8, Counter(protected=8, quarantined=1))
     assert (found.budgets_measured, found.metadata_compared, found.leaking) == (3, 8, 0)
     assert not found.findings and not found.metadata_lost and not found.over_budget
-    assert len(found.psnr) == len(found.ssim) == 8
+    assert len(found.psnr) == len(found.ssim) == len(found.visible_share) == 8
     (path,) = table.live_files("d1")
     data = bytearray(table.storage.read_bytes(path))
     data[len(data) // 2] ^= 1

@@ -37,6 +37,7 @@ def test_every_field_that_decides_an_outcome_changes_the_digest(change: dict[str
 
 def test_what_bounds_a_run_decides_no_bytes_and_is_not_in_the_digest() -> None:
     bounds = {"max_quarantined": 1, "max_quarantined_share": 0.9, "photo_seconds": 3, "photo_memory": 2**26}
+    bounds |= {"max_visible_share": 1.0}
     assert ProtectionPolicy(**bounds).digest() == ProtectionPolicy().digest()
     assert ProtectionPolicy(**bounds).to_json() != ProtectionPolicy().to_json()
 
@@ -55,6 +56,7 @@ def test_what_bounds_a_run_decides_no_bytes_and_is_not_in_the_digest() -> None:
         ("max_quarantined", 0, 10**9, 1),
         ("photo_seconds", 0.1, 86_400, 1e-6),
         ("photo_memory", 2**25, 2**40, 1),
+        ("max_visible_share", 0.0, 1.0, 1e-6),
     ],
 )
 def test_every_number_has_bounds_that_are_allowed_themselves(name: str, low: float, high: float, step: float) -> None:

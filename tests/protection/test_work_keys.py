@@ -120,6 +120,9 @@ def test_a_drop_that_was_written_without_typed_rows_is_finished(tmp_path: Path, 
     assert file.stat().st_mtime_ns == before
 
 
+NEW = ("smooth_levels", "visible_share")  # since 2026-11-26
+
+
 def plain_schema(kind: TargetKind) -> pa.Schema:
     """A shard file's columns, spelled out."""
     text = ("key", "status", "reason", "detail")
@@ -129,7 +132,7 @@ def plain_schema(kind: TargetKind) -> pa.Schema:
     digests = ("input_sha256", "output_sha256", "pixels_sha256", "work_key", "defender_digest", "policy_digest")
     columns += [(name, pa.string()) for name in (*digests, "engine")]
     columns += [("budget_levels", pa.int32()), ("linf_levels", pa.int32())]
-    columns += [(name, pa.float32()) for name in ("survival_gain", "survival_cosine", "psnr", "ssim")]
+    columns += [(name, pa.float32()) for name in ("survival_gain", "survival_cosine", "psnr", "ssim", *NEW)]
     columns += [("sidecars", pa.list_(SIDECAR))]
     required = {"key", "status", "source_uri", "bytes_in", *digests[3:], "engine", "budget_levels"}
     photo = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

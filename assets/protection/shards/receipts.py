@@ -56,4 +56,6 @@ def protected(receipt: Receipt, result: ProtectedPhoto) -> Receipt:
         survival_cosine=result.survival_cosine,
         psnr=result.psnr,
         ssim=result.ssim,
+        smooth_levels=result.smooth_levels,
+        visible_share=result.visible_share,
     )
