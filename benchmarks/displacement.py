@@ -42,6 +42,7 @@ from rid.training.evaluation.effect.latent_ascent import ascend
 from rid.training.evaluation.effect.latent_displacement import Yardstick, yardsticks
 from rid.training.evaluation.gates.displacements import DisplacementTable, join_parts, measure_part, tabulate
 from rid.training.evaluation.gates.whole_photos import ROWS, CleanPhotos, ProtectedPhotos, protect_whole, scaled_file
+from rid.training.evaluation.judges.identity import dlib_embedder
 from rid.training.evaluation.statistics import Interval, bootstrap_mean
 
 EPOCH = 2  # raised when the same command has to measure anew
@@ -116,12 +117,16 @@ def contenders(options: argparse.Namespace) -> list[Contender]:
     return found
 
 
-def at_side(photos: list[bytes], people: list[str], side: int, spaces: list[Any], parts: Parts) -> Side:
-    """Scales the photos and measures the units, or finds them."""
+def at_side(
+    photos: list[bytes], people: list[str], side: int, spaces: list[Any], parts: Parts, *, detect_faces: bool
+) -> Side:
+    """Scales the photos and measures the units, or finds them; cuts are around faces if they are to be detected."""
     files = [scaled_file(data, side) for data in photos]
     whole = [picture for picture in map(upright_rgb, files) if picture is not None]
-    clean = CleanPhotos(whole, side, people)
-    digest = hashlib.sha256(b"".join(hashlib.sha256(data).digest() for data in files)).hexdigest()
+    faces = [dlib_embedder().face(picture) for picture in whole] if detect_faces else [None] * len(whole)
+    clean = CleanPhotos(whole, side, people, faces)
+    names = hashlib.sha256(b"".join(hashlib.sha256(data).digest() for data in files)).hexdigest()
+    digest = hashlib.sha256(f"{names} {faces}".encode()).hexdigest()
     rulers = []
     for space in spaces:
         file = parts.file(".pt", "unit", digest, side, space.digest)
@@ -159,7 +164,11 @@ def parts_of(count: int, batch: int) -> list[range]:
 def part_of_photos(side: Side, count: int) -> CleanPhotos:
     """The first photos; the whole object itself if that is all of them, so that latents are shared."""
     clean = side.clean
-    return clean if count >= len(clean) else CleanPhotos(clean.whole[:count], clean.side, clean.people[:count])
+    return (
+        clean
+        if count >= len(clean)
+        else CleanPhotos(clean.whole[:count], clean.side, clean.people[:count], clean.faces[:count])
+    )
 
 
 def measure_side(
@@ -232,6 +241,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--photos", nargs="+", required=True, help="Parquet files of people, or folders of them")
     parser.add_argument("--people", help="FIRST:LAST of the identities, such as id20:id39")
     parser.add_argument("--count", type=int, default=64, help="photos")
+    parser.add_argument("--detect-faces", action="store_true", help="cut around faces (dlib); else from the middle")
     parser.add_argument("--spaces", nargs="+", default=["sd1", "sdxl", "sd3", "flux1"])
     parser.add_argument("--sizes", nargs="+", type=int, default=[256, 512])
     parser.add_argument("--budgets", nargs="+", type=int, default=[16, 8, 6])
@@ -258,7 +268,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     spaces = load_spaces(space_sources(options.spaces, EMBEDDED))
     records: list[dict[str, Any]] = []
     for size in options.sizes:
-        records += measure_side(at_side(photos, people, size, spaces, parts), found, options, parts)
+        records += measure_side(
+            at_side(photos, people, size, spaces, parts, detect_faces=options.detect_faces), found, options, parts
+        )
     command = f"python -m benchmarks.displacement {shlex.join(arguments if arguments is not None else sys.argv[1:])}"
     plain = [record | {"cosine": asdict(record["cosine"]), "table": asdict(record["table"])} for record in records]
     encoders = {space.name: space.digest for space in spaces}

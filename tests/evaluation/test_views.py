@@ -5,7 +5,8 @@ from numpy.typing import NDArray
 from skimage import data
 
 from rid.training.evaluation.attackers.transforms import jpeg
-from rid.training.evaluation.attackers.views import AS_IS, CUT_25, CUT_60, HALF, JPEG, VIEWS, FaceBox, view
+from rid.training.evaluation.attackers.views import AS_IS, CUT_25, CUT_60, HALF, JPEG, VIEWS, view
+from rid.training.evaluation.judges.identity import Face
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def test_half_a_size_loses_what_is_fine(photo: NDArray[np.uint8]) -> None:
 
 @pytest.mark.parametrize(("name", "edge"), [(CUT_60, 180), (CUT_25, 75)])
 def test_a_face_is_cut_around_its_place_and_enlarged(name: str, edge: int, photo: NDArray[np.uint8]) -> None:
-    face = FaceBox(250, 120)
+    face = Face(250, 120, 90)
     top, left = round(120 - edge / 2), round(250 - edge / 2)
     square = photo[top : top + edge, left : left + edge]
     expected = cv2.resize(np.ascontiguousarray(square), (256, 256), interpolation=cv2.INTER_CUBIC)
@@ -47,8 +48,8 @@ def test_a_face_is_cut_around_its_place_and_enlarged(name: str, edge: int, photo
 
 
 def test_a_face_at_the_border_is_cut_inside_the_photo(photo: NDArray[np.uint8]) -> None:
-    assert np.array_equal(view(photo, CUT_25, 75, FaceBox(0, 0)), photo[:75, :75])
-    assert np.array_equal(view(photo, CUT_25, 75, FaceBox(451, 300)), photo[-75:, -75:])
+    assert np.array_equal(view(photo, CUT_25, 75, Face(0, 0, 9)), photo[:75, :75])
+    assert np.array_equal(view(photo, CUT_25, 75, Face(451, 300, 9)), photo[-75:, -75:])
 
 
 def test_an_unknown_view_is_told(photo: NDArray[np.uint8]) -> None:

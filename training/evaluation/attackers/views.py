@@ -5,13 +5,12 @@ H, W sides of the whole photo; S the side at which the attacker works.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from rid.training.evaluation.attackers.transforms import jpeg, shrink_and_enlarge
+from rid.training.evaluation.judges.identity import Face
 
 AS_IS, JPEG, HALF, CUT_60, CUT_25 = "as is", "JPEG 75", "half size", "cut at 60 %", "cut at 25 %"
 VIEWS = (AS_IS, JPEG, HALF, CUT_60, CUT_25)
@@ -19,15 +18,7 @@ SHARES = {CUT_60: 0.6, CUT_25: 0.25}  # of the short side
 QUALITY = 75
 
 
-@dataclass(frozen=True)
-class FaceBox:
-    """The place of a face in an upright photo: its centre, in pixels."""
-
-    x: float
-    y: float
-
-
-def view(photo: NDArray[np.uint8], name: str, side: int, face: FaceBox | None = None) -> NDArray[np.uint8]:
+def view(photo: NDArray[np.uint8], name: str, side: int, face: Face | None = None) -> NDArray[np.uint8]:
     """Returns what the attacker works with, (S, S, 3).
 
     Squares are cut around the face as far as the photo reaches, or around the middle where no face is known. What is
@@ -46,8 +37,9 @@ def view(photo: NDArray[np.uint8], name: str, side: int, face: FaceBox | None = 
         raise ValueError(f"view {name!r} is unknown: one of {', '.join(VIEWS)}")
     treated = {JPEG: lambda: jpeg(photo, QUALITY), HALF: lambda: shrink_and_enlarge(photo)}.get(name, lambda: photo)()
     edge = max(1, round(min(photo.shape[:2]) * SHARES.get(name, 1.0)))
-    centre = face or FaceBox(photo.shape[1] / 2, photo.shape[0] / 2)
-    top, left = (_start(place, edge, limit) for place, limit in zip((centre.y, centre.x), photo.shape[:2], strict=True))
+    height, width = photo.shape[:2]
+    across, down = (face.x, face.y) if face is not None else (width / 2, height / 2)
+    top, left = _start(down, edge, height), _start(across, edge, width)
     return resized(treated[top : top + edge, left : left + edge], side)
 
 

@@ -16,7 +16,7 @@ from rid.models.photo_files.photos import PhotoRefused
 from rid.models.protector import Protector
 from rid.models.upright_photos import upright_rgb
 from rid.training.evaluation.attackers.subtraction import subtract
-from rid.training.evaluation.attackers.views import AS_IS, VIEWS, FaceBox, view
+from rid.training.evaluation.attackers.views import AS_IS, VIEWS, view
 from rid.training.evaluation.effect.controls import (
     fixed_pattern_control,
     gaussian_control,
@@ -24,6 +24,7 @@ from rid.training.evaluation.effect.controls import (
     stripes_control,
 )
 from rid.training.evaluation.effect.latent_displacement import Yardstick, encode_pixels
+from rid.training.evaluation.judges.identity import Face
 
 NOISE, STRIPES, FIXED, STRANGERS = "noise", "stripes", "fixed pattern", "another's"
 CONTROLS = (NOISE, STRIPES, FIXED, STRANGERS)
@@ -82,7 +83,7 @@ class CleanPhotos:
         whole: Sequence[Pixels],
         side: int,
         people: Sequence[str] | None = None,
-        faces: Sequence[FaceBox | None] | None = None,
+        faces: Sequence[Face | None] | None = None,
     ) -> None:
         """Holds the photos.
 
