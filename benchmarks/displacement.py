@@ -203,6 +203,7 @@ def measure_side(
             "people": len(set(protected.clean.people)),
             "rms_of_budget": float(np.sqrt(np.square(protected.changes, dtype=np.float64).mean()) / budget),
             "cosine": bootstrap_mean(protected.cosines()),
+            "common_share": protected.common_share(),
             "table": tabulate(join_parts(measured), seed=options.seed),
         }
 
@@ -213,7 +214,7 @@ def markdown(records: Sequence[dict[str, Any]]) -> str:
     for side, budget in dict.fromkeys((record["side"], record["budget"]) for record in records):
         chosen = [record for record in records if (record["side"], record["budget"]) == (side, budget)]
         first: DisplacementTable = chosen[0]["table"]
-        columns = [*first.displacement["as is"], "over noise", *first.left, "cosine", *first.shares]
+        columns = [*first.displacement["as is"], "over noise", *first.left, "cosine", "one direction", *first.shares]
         lines += [f"\n### {side} px, +-{budget}, {chosen[0]['photos']} photos of {chosen[0]['people']} people\n"]
         lines += [f"| | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}"]
         for record in chosen:
@@ -224,7 +225,8 @@ def markdown(records: Sequence[dict[str, Any]]) -> str:
                 for space, one in table.displacement["as is"].items()
             ]
             cells.append(_text(table.over_noise_mean) + " x" if table.over_noise_mean else "")
-            cells += [_text(one) for one in (*table.left.values(), record["cosine"], *table.shares.values())]
+            cells += [_text(one) for one in (*table.left.values(), record["cosine"])]
+            cells += [f"{record['common_share']:.2f}", *(_text(one) for one in table.shares.values())]
             lines.append(f"| {record['contender']} ({record['photos']}) | {' | '.join(cells)} |")
     lines.append("\nBy space: displacement in units of channel variance, in brackets that of noise of equal norm; then")
     lines.append("what is left of it after each treatment, and each control of equal norm as a share of it.")

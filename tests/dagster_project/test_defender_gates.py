@@ -31,7 +31,7 @@ def passing() -> dict[str, Any]:
     """Figures that pass all gates."""
     three, small = Interval(3.0, 2.9, 3.1, 64), Interval(0.2, 0.1, 0.3, 64)
     spaces = tuple(SpaceFigures(name, name * 16, name == "a", three, small, three) for name in ("a", "b"))
-    sides = tuple(SideFigures(side, 6, spaces, small, small, small, three) for side in (256, 512))
+    sides = tuple(SideFigures(side, 6, spaces, small, 0.05, small, small, three) for side in (256, 512))
     return GateFigures(64, 8, "e" * 64, "engine", sides, LookFigures(6, 512, 0.5, 0.0, 41.0, None, "none")).to_json()
 
 

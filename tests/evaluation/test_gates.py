@@ -39,7 +39,7 @@ def space(name: str, over_noise: float, *, claimed: bool = True) -> SpaceFigures
 
 def good_side(side: int) -> SideFigures:
     spaces = (space("sd1", 3.0), space("flux1", 2.0), space("other", 2.5, claimed=False))
-    return SideFigures(side, 6, spaces, around(0.3), around(0.3), around(0.8), around(0.7))
+    return SideFigures(side, 6, spaces, around(0.3), 0.05, around(0.3), around(0.8), around(0.7))
 
 
 def good() -> GateFigures:

@@ -126,6 +126,16 @@ def test_the_cosine_tells_a_stencil_from_perturbations_of_ones_own(photos: NDArr
     np.testing.assert_allclose(specific, expected, atol=1e-9)
 
 
+def test_a_stencil_of_either_sign_has_no_cosine_and_one_direction(photos: NDArray[np.uint8]) -> None:
+    signs = np.array([1, -1] * 6)[:, None, None, None]
+    grey = np.full_like(photos, 128)
+    turned = (grey + signs * (shared(grey).astype(int) - 128)).astype(np.uint8)
+    protected = versions(grey, turned)
+    assert abs(protected.cosines().mean()) < 0.1
+    assert protected.common_share() == pytest.approx(1.0)
+    assert versions(grey, own(grey)).common_share() < 0.15  # a twelfth, and what chance adds
+
+
 def test_blind_subtraction_removes_a_stencil_and_nothing_else(
     photos: NDArray[np.uint8], spaces: list[LatentSpace]
 ) -> None:

@@ -45,6 +45,7 @@ class SideFigures:
         budget_levels: in 8-bit levels.
         spaces: by space.
         cosine: between perturbations of different photos.
+        common_share: share of their energy in the one direction that they have most in common, whatever its sign.
         fixed_pattern: displacement by the sign of the mean of others' perturbations, over the defender's.
         strangers: displacement by another photo's perturbation, over the defender's.
         left: what blind subtraction leaves of the displacement.
@@ -54,6 +55,7 @@ class SideFigures:
     budget_levels: int
     spaces: tuple[SpaceFigures, ...]
     cosine: Interval
+    common_share: float
     fixed_pattern: Interval
     strangers: Interval
     left: Interval
@@ -192,8 +194,9 @@ def summary(figures: GateFigures) -> list[str]:
         )
         lines.append(
             f"{side.side} px, +-{side.budget_levels}: times noise of equal norm: {spaces}; "
-            f"cosine {side.cosine.mean:.2f}, fixed pattern {side.fixed_pattern.mean:.0%}, "
-            f"another's {side.strangers.mean:.0%}, left after blind subtraction {side.left.mean:.2f}"
+            f"cosine {side.cosine.mean:.2f}, in one direction {side.common_share:.0%}, "
+            f"fixed pattern {side.fixed_pattern.mean:.0%}, another's {side.strangers.mean:.0%}, "
+            f"left after blind subtraction {side.left.mean:.2f}"
         )
     look = figures.look
     if look is not None:

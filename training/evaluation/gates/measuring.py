@@ -132,6 +132,7 @@ def _measure_side(
                 for ruler, claims in zip(rulers, claimed, strict=True)
             ),
             cosine=bootstrap_mean(photos.cosines(), resamples=2_000, seed=how.seed),
+            common_share=photos.common_share(),
             fixed_pattern=table.shares[FIXED],
             strangers=table.shares[STRANGERS],
             left=table.left[SUBTRACTED],

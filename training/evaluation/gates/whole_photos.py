@@ -6,6 +6,7 @@ H, W sides of a whole photo; N photos, B of them in a part; S the attacker's sid
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -31,6 +32,7 @@ CONTROLS = (NOISE, STRIPES, FIXED, STRANGERS)
 SUBTRACTED = "blind subtraction"
 ROWS = (*VIEWS, SUBTRACTED, *CONTROLS)
 GATE_ROWS = (AS_IS, SUBTRACTED, NOISE, FIXED, STRANGERS)
+COLUMNS = 2**16  # values of each photo that are multiplied at a time
 Pixels = NDArray[np.uint8]
 
 
@@ -149,14 +151,31 @@ class ProtectedPhotos:
         offsets = (index + count // 2 + step for step in range(count))
         return next(other % count for other in offsets if self.clean.people[other % count] != self.clean.people[index])
 
+    @cached_property
+    def cosine_matrix(self) -> NDArray[np.float64]:
+        """(N, N) cosines between the perturbations of the photos."""
+        flat = self.changes.reshape(len(self.changes), -1)
+        products = np.zeros((len(flat), len(flat)))
+        for start in range(0, flat.shape[1], COLUMNS):
+            block = flat[:, start : start + COLUMNS].astype(np.float64)
+            products += block @ block.T
+        norms = np.maximum(np.sqrt(np.diag(products)), 1e-9)
+        matrix: NDArray[np.float64] = products / np.outer(norms, norms)
+        return matrix
+
     def cosines(self) -> NDArray[np.float64]:
         """Returns each photo's mean cosine of its perturbation with those of all other photos, (N,)."""
-        flat = self.changes.reshape(len(self.changes), -1)
-        norms = np.array([np.sqrt(np.square(row, dtype=np.float64).sum()) for row in flat])  # (N,)
-        total = sum(row / max(size, 1e-9) for row, size in zip(flat, norms, strict=True))
-        own = np.array([row @ total for row in flat]) / np.maximum(norms, 1e-9)  # (N,) with itself, 1, in it
-        found: NDArray[np.float64] = (own - 1) / (len(flat) - 1)
+        count = len(self.changes)
+        found: NDArray[np.float64] = (self.cosine_matrix.sum(axis=1) - np.diag(self.cosine_matrix)) / (count - 1)
         return found
+
+    def common_share(self) -> float:
+        """Returns the share of the perturbations' energy in the one direction that they have most in common.
+
+        A stencil that is added to some photos and subtracted from others has a mean cosine of 0, and a share of 1. N
+        perturbations that have nothing in common have a share of about 1 / N.
+        """
+        return float(np.linalg.eigvalsh(self.cosine_matrix)[-1] / len(self.changes))
 
     def seen(self, row: str, part: range, seed: int) -> Pixels:
         """Returns a part of the photos as a row of the table has them, (B, S, S, 3).
