@@ -289,7 +289,7 @@ def fetch_defender(location: str, digest: str, files: dict[str, str]) -> dict[st
 
 
 def _is_path_of(name: str, entry: DefenderEntry) -> bool:
-    """Whether a defender was asked for by the path of its folder, which no alias or digest begins."""
+    """Says whether a defender was asked for by the path of its folder, which no alias or digest begins."""
     return "/" in name and str(Path(name).expanduser().absolute()) == entry.location
 
 

@@ -25,7 +25,7 @@ BLUR_REACH = 3  # pixels on each side
 
 @dataclass(frozen=True)
 class View:
-    """What happens to the photos of a step.
+    """One view of the photos of a step, as an attacker may see them.
 
     Attributes:
         top: first row of the part that is seen.

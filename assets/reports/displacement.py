@@ -1,4 +1,4 @@
-"""What workers run for a report: how far protection moves published photos in a latent space, against noise.
+"""Measurement, on workers, of how far protection moves published photos in a latent space, against noise.
 
 It is measured end to end, on the files: both versions of a photo are decoded, and their upright centre squares are
 resized to the side at which models are taught, as an attacker would. Noise is matched in norm there.
@@ -42,7 +42,7 @@ class SpaceTask(LookTask):
 
 @dataclass(frozen=True)
 class SpaceEffect:
-    """What protection does in one latent space; displacements are in units of channel variance of the clean photos.
+    """The effect of protection in one latent space; displacements are in units of channel variance of the clean photos.
 
     Attributes:
         space: its name.
@@ -64,7 +64,7 @@ class SpaceEffect:
 
     @property
     def beats_noise(self) -> bool:
-        """Whether protection moves the photos farther than noise does, beyond the interval."""
+        """True if protection moves the photos farther than noise does, beyond the interval."""
         return self.over_noise.low > 1
 
     def values(self) -> dict[str, Any]:

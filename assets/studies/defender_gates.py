@@ -18,7 +18,7 @@ class GatesFailed(ValueError):
 
 @dataclass(frozen=True)
 class Measuring:
-    """What a defender is measured on, and how.
+    """Settings of a measurement: what a defender is measured on, and how.
 
     Attributes:
         photos: files, and who is on them.

@@ -22,7 +22,7 @@ BRISQUES = ("brisque", "drawn_brisque")  # of the photos that the attacker gets,
 
 @dataclass(frozen=True)
 class StudyPage:
-    """What a page shows.
+    """The content of a page.
 
     Attributes:
         summary: the table.
@@ -47,7 +47,7 @@ class Aim:
 
 
 def label(cell: Cell) -> str:
-    """How a cell is called in tables and plots."""
+    """Returns the name of a cell in tables and plots."""
     from rid.training.evaluation.cells import CLEAN, NOISE, UNTRAINED
 
     kinds = {UNTRAINED: "before personalisation", CLEAN: "clean photos", NOISE: "noise of equal norm"}

@@ -149,7 +149,7 @@ def _figures(
     summary: StudySummary,
     analysis: Analysis,
 ) -> dict[str, Any]:
-    """What is written beside the page, and printed on it."""
+    """Notes that are written beside the page, and printed on it."""
     return {
         "made": began.strftime("%Y-%m-%d %H:%M UTC"),
         "minutes": round((datetime.now(UTC) - began).total_seconds() / 60, 1),

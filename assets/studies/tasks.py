@@ -1,4 +1,4 @@
-"""What workers run for a study: one person under one cell, or a person's own photos; networks describe the pictures."""
+"""Parts of a study, on workers: one person under one cell, or a person's own photos; networks describe the pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What workers run to lay a run's perturbations beside its squares: a file for each file of squares that has some."""
+"""Perturbations laid beside a run's squares, on workers: a file for each file of squares that has some."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class SquareShard:
 
 @dataclass(frozen=True)
 class SquareIndex:
-    """What is said of a file's n squares.
+    """Notes on the n squares of a file.
 
     Attributes:
         rows: n places in the run of catalog rows that was cut.

@@ -1,4 +1,4 @@
-"""How far teachers and trainings are, for whoever shows it."""
+"""Progress of teachers and trainings, for whoever shows it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Progress:
-    """How far one stage of a run is.
+    """Progress of one stage of a run.
 
     Attributes:
         stage: what is done, in a word or two.

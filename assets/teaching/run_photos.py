@@ -1,4 +1,4 @@
-"""What one training reads: squares of its drops, and perturbations of some of them, in files that tasks make.
+"""Photos of one training: squares of its drops, and perturbations of some of them, in files that tasks make.
 
     plan = plan_photos(home, side, {drop: catalog}, perturbed)      # reads catalogs, no photo
     run = home.child("training", digest)                            # `plan.digest()` is part of what names a run
@@ -56,7 +56,7 @@ class Perturbed:
 
 @dataclass(frozen=True)
 class Prepared:
-    """How much a training has to read.
+    """The amount that a training has to read.
 
     Attributes:
         photos: squares.

@@ -81,7 +81,7 @@ class TeacherCache:
         return self._names("photos")
 
     def has(self, unit: Unit) -> bool:
-        """Whether a unit has perturbations."""
+        """Says whether a unit has perturbations."""
         return self.storage.exists(f"perturbations/{unit.address}.npy")
 
     def read_photo(self, digest: str) -> NDArray[np.uint8]:

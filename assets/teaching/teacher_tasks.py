@@ -1,4 +1,4 @@
-"""What workers run to perturb a batch of photos."""
+"""Perturbation of a batch of photos, on workers."""
 
 from __future__ import annotations
 

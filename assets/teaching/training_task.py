@@ -29,7 +29,7 @@ STORED: Literal["float16"] = "float16"  # the type of a trained defender's weigh
 
 @dataclass(frozen=True)
 class CardText:
-    """What a defender says of itself, as far as nobody can compute it.
+    """Words of a defender on itself, as far as nobody can compute them.
 
     Attributes:
         name: short name shown in lists.

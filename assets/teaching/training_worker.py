@@ -1,4 +1,4 @@
-"""What a worker runs to train a defender: fetches, trains in one process or in one a GPU, and puts the result away."""
+"""The training of a defender on a worker: fetches, trains in one process or in one for each GPU, stores the result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the gates ask for, on figures that are made up and on defenders that are known to fail."""
+"""Demands of the gates, on figures that are made up and on defenders that are known to fail."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,5 @@
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,17 @@ def test_files_stay_of_a_size_that_can_be_read() -> None:
 def test_no_file_is_called_by_what_it_is_not() -> None:
     names = {path.name for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
     assert not names & {"utils.py", "common.py", "helpers.py", "misc.py"}
+
+
+def test_docstrings_begin_with_a_verb_or_a_noun() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for folder in (*PACKAGES, "benchmarks", "tests")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if re.match(r'\s*"""(What|Whether|How)\b', line)
+    ]
+    assert wrong == []
 
 
 def test_every_asset_job_and_check_says_what_it_does() -> None:

@@ -32,7 +32,7 @@ def catalog_of(source: str | Path, folder: Path, drop: str = "d1") -> DropCatalo
 
 
 def squares_of(catalog: DropCatalog) -> list[np.ndarray]:
-    """What the reader gives, photo by photo."""
+    """Returns what the reader gives, photo by photo."""
     rows = read_records(CatalogRow, read_catalog(catalog))
     return [photo.square for photo in read_squares(rows, SIDE)]
 

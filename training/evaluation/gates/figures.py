@@ -38,7 +38,7 @@ class SpaceFigures:
 
 @dataclass(frozen=True)
 class SideFigures:
-    """What was measured at one side and one budget; shares are means over spaces.
+    """Figures of one side and one budget; shares are means over spaces.
 
     Attributes:
         side: in pixels, of the photos and of the attacker.
@@ -63,7 +63,7 @@ class SideFigures:
 
 @dataclass(frozen=True)
 class LookFigures:
-    """How protected photos look at the default budget, medians over photos.
+    """The look of protected photos at the default budget, medians over photos.
 
     Attributes:
         budget_levels: in 8-bit levels.
@@ -138,7 +138,7 @@ def figures_in(config: Mapping[str, Any]) -> GateFigures | None:
 
 @dataclass(frozen=True)
 class Gates:
-    """What a defender has to reach.
+    """Figures that a defender has to reach.
 
     Attributes:
         over_noise: displacement over that of noise of equal norm, at least, in every space that it claims, and in one

@@ -38,7 +38,7 @@ BATCH = 8  # photos that are measured at a time
 
 @dataclass(frozen=True)
 class GateMeasurement:
-    """How a defender is measured.
+    """Settings of a measurement of a defender.
 
     Attributes:
         sides: in pixels; photos are scaled to each, then protected.
