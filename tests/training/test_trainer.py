@@ -26,7 +26,7 @@ from rid.models.checkpoint import load_defender
 from rid.models.defender import SIZES, Defender
 from rid.training import trainer
 from rid.training.recipes import RECIPES, recipe
-from rid.training.run_log import RunLog, read_log, summarise_losses
+from rid.training.run_log import SCALARS, RunLog, read_log, summarise_losses
 from rid.training.trainer import TrainingDiverged, learning_rate_factor
 from rid.training.training_state import STATE_FILE, WRITING, fresh_state, resume, save_state
 
@@ -129,7 +129,7 @@ def test_random_numbers_go_on_after_a_resume(tmp_path: Path) -> None:
 
 
 def test_the_log_drops_a_torn_line_and_the_steps_that_are_done_again(tmp_path: Path) -> None:
-    record = dict.fromkeys(("loss", "adv_sds", "regression", "displacement", "learning_rate", "gradient_norm"), 1.0)
+    record: dict[str, float] = dict.fromkeys(SCALARS, 1.0)
     record |= {"seconds": 4}
     with RunLog(tmp_path, 0) as log:
         for step in range(4):
@@ -148,7 +148,8 @@ def test_the_log_drops_a_torn_line_and_the_steps_that_are_done_again(tmp_path: P
 
 
 def test_a_card_keeps_the_means_of_equal_stretches_of_the_losses() -> None:
-    records = [{"step": step, "adv_sds": -float(step), "regression": 2.0, "displacement": 0.0} for step in range(1000)]
+    others = {"regression": 2.0, "displacement": 0.0, "spaces": 1.0}
+    records = [{"step": step, "adv_sds": -float(step), **others} for step in range(1000)]
     curves = summarise_losses(records, points=4)
     assert curves["step"] == [249, 499, 749, 999]
     assert curves["adv_sds"] == [-124.5, -374.5, -624.5, -874.5] and curves["regression"] == [2.0] * 4
