@@ -36,6 +36,13 @@ class ProtectionConfig(Config):
         default=[], description="Targets of other runs whose photos count as known, beside this deployment's table."
     )
 
+    image_columns: list[str] = Field(
+        default=[], description="Columns of Parquet whose pictures are protected with the row's photo."
+    )
+    pass_columns: list[str] = Field(
+        default=[], description="Columns of Parquet that hold pictures and are published as they are."
+    )
+
     def options(self) -> ProtectionOptions:
         """The same options as `rid protect` has them.
 
@@ -51,6 +58,8 @@ class ProtectionConfig(Config):
             trust_marks=self.trust_marks,
             known=tuple(self.known),
             allowed_prefixes=tuple(self.allow_uris),
+            image_columns=tuple(self.image_columns),
+            pass_columns=tuple(self.pass_columns),
         )
 
 

@@ -13,6 +13,7 @@ from dagster import (
     TableSchema,
 )
 
+from rid.assets.catalog.picture_columns import NONE_NAMED
 from rid.assets.catalog.plan import DropCatalog, plan_shards, read_current
 from rid.assets.checks import PROTECTED_CATALOG, DropCounts, Outcome, check_drop
 from rid.assets.custody.shard_verification import Verified, VerifyTask, verify_shard
@@ -153,6 +154,7 @@ def verify(
             catalog_url=catalog.url,
             shard=numbers.get(parse_shard_file(file.path)[0]),
             sample=-(-METADATA_PHOTOS // len(files)),
+            columns=catalog.columns or NONE_NAMED,
         )
         for file in files
     ]

@@ -64,6 +64,14 @@ def protect(
         list[str] | None,
         typer.Option(help="Also read photos of a uri column under PREFIX, beside the source's own folder or bucket."),
     ] = None,
+    image_column: Annotated[
+        list[str] | None,
+        typer.Option(help="Also protect the pictures in COLUMN of Parquet; a row is held back if one cannot be."),
+    ] = None,
+    pass_column: Annotated[
+        list[str] | None,
+        typer.Option("--pass", help="Publish COLUMN of Parquet as it is, although it holds pictures."),
+    ] = None,
     rehash: Annotated[
         bool, typer.Option("--rehash", help="Read every photo again, even if its listing is unchanged.")
     ] = False,
@@ -90,6 +98,8 @@ def protect(
         trust_marks=trust_marks,
         known=tuple(known or ()),
         allowed_prefixes=tuple(allow_uri or ()),
+        image_columns=tuple(image_column or ()),
+        pass_columns=tuple(pass_column or ()),
     )
     settings = WorkerSettings(scheduler=scheduler, n_workers=workers, allow_insecure=allow_insecure_scheduler)
     return run(source, target, drop, options, settings, Printing(dry_run, as_json))

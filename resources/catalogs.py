@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rid.resources.schemas import PHOTO_SUFFIXES, RECEIPTS, SIDECAR_SUFFIX, UNSUPPORTED_SUFFIXES
+from rid.resources.schemas import PHOTO_SUFFIXES, PICTURES_COLUMN, RECEIPTS, SIDECAR_SUFFIX, UNSUPPORTED_SUFFIXES
 from rid.resources.storage import FileEntry, Storage
 
 MAX_ROW_GROUP_BYTES = 4 * 2**30  # decoded, as the footer states it: a Parquet bomb is refused before it is read
@@ -173,7 +173,7 @@ def parquet_layout(schema: pa.Schema) -> ParquetLayout:
     kind = _photo_kind(schema)
     taken = PHOTO_COLUMNS[kind]
     passthrough = [column for column in schema if column.name not in taken]
-    reserved = {name.lower() for name in [*RECEIPTS.names, "image", *taken]}
+    reserved = {name.lower() for name in [*RECEIPTS.names, PICTURES_COLUMN, "image", *taken]}
     seen: set[str] = set()
     for column in passthrough:
         folded = column.name.lower()

@@ -118,6 +118,8 @@ RECEIPTS = pa.schema(
     ]
 )
 
+PICTURES_COLUMN = "pictures_sha256"  # of a table: the pictures in protected columns beside the photo
+
 IMAGE = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
 
 

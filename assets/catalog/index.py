@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from rid.assets.catalog.index_task import IndexTask, ListedPhoto, index_photos, listed_row, printable, refused
 from rid.assets.catalog.names import NameFault, name_faults
+from rid.assets.catalog.picture_columns import NONE_NAMED, PictureColumns, check_first_rows
 from rid.assets.catalog.sidecars import mark_sidecar_names, match_sidecars
 from rid.assets.catalog.uris import with_own_prefix
 from rid.models.policy import ProtectionPolicy
@@ -54,6 +55,7 @@ class PhotoIndex:
         listing: the source as listed.
         policy_digest: of the policy whose limits the headers were held against.
         ignored: files of the source that are neither photos nor sidecars of photos.
+        columns: what becomes of the source's columns that hold pictures; None if it has none that could.
         hashed: photos that had to be read.
         unchanged: whether the rows are those of the previous catalog.
     """
@@ -62,6 +64,7 @@ class PhotoIndex:
     listing: SourceListing
     policy_digest: str
     ignored: int
+    columns: PictureColumns | None = None
     hashed: int = 0
     unchanged: bool = False
 
@@ -76,6 +79,8 @@ def index_source(
     taken: tuple[str, ...] = (),
     allowed_prefixes: tuple[str, ...] = (),
     sidecars: bool = False,
+    columns: PictureColumns = NONE_NAMED,
+    examined: PictureColumns | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> PhotoIndex:
     """Lists a source and returns a row for each of its photos.
@@ -89,19 +94,27 @@ def index_source(
         taken: names that other drops have published in the same target.
         allowed_prefixes: prefixes under which a `uri` column may name photos, beside the source's own place.
         sidecars: whether XMP files beside photos go along with them.
+        columns: what becomes of columns that hold pictures.
+        examined: those that `previous` was made with; with others, everything is read again.
         progress: called with the number of photos read since the last call.
 
     Raises:
+        PicturesNotNamed: if a column beside the photos holds pictures and is not named.
         ValueError: if the source holds no photos or has columns that cannot be carried.
     """
     listing = list_source(source)
-    known = None if rehash else previous
+    own = columns.of(listing)
+    check_first_rows(listing, columns)
+    known = None if rehash or own != examined else previous
     limits = policy or ProtectionPolicy()
     beside = match_sidecars(listing.files, listing.sidecars if sidecars else ())
     if listing.kind == "files":
         kept, tasks = _plan_files(listing, limits, known, beside)
     else:
-        kept, tasks = _plan_parquet(listing, limits, known, with_own_prefix(listing.base, allowed_prefixes))
+        common = IndexTask(
+            listing.base, limits, allowed_prefixes=with_own_prefix(listing.base, allowed_prefixes), columns=columns
+        )
+        kept, tasks = _plan_parquet(listing, common, known)
     found = _read(tasks, workers, progress)
     rows = _in_order(map_table(chain([kept], found), CATALOG), listing.kind)
     hashed = rows.num_rows - kept.num_rows
@@ -115,7 +128,7 @@ def index_source(
     unchanged = known is not None and marked.equals(_in_order(known, listing.kind))
     used = {entry.path for entries in beside.values() for entry in entries}
     ignored = listing.ignored + len(listing.sidecars) - len(used)
-    return PhotoIndex(marked, listing, limits.digest(), ignored, hashed, unchanged)
+    return PhotoIndex(marked, listing, limits.digest(), ignored, own, hashed, unchanged)
 
 
 def _read(tasks: list[IndexTask], workers: Workers, progress: Callable[[int], None]) -> Iterator[pa.Table]:
@@ -177,7 +190,7 @@ def _plan_files(
 
 
 def _plan_parquet(
-    listing: SourceListing, policy: ProtectionPolicy, known: pa.Table | None, allowed_prefixes: tuple[str, ...]
+    listing: SourceListing, common: IndexTask, known: pa.Table | None
 ) -> tuple[pa.Table, list[IndexTask]]:
     """Splits Parquet files into those whose rows are known already and tasks, a row group each, for the rest."""
     recorded: dict[str, set[str]] = {}
@@ -196,7 +209,7 @@ def _plan_parquet(
         with listing.base.open(entry.path) as file:
             groups = open_parquet(file).metadata.num_row_groups
         tasks += [
-            IndexTask(listing.base, policy, (), entry.path, entry.identity, group, allowed_prefixes)
+            replace(common, parquet_path=entry.path, identity=entry.identity, row_group=group)
             for group in range(groups)
         ]
     if known is None or not keep:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
+from rid.assets.catalog.picture_columns import NONE_NAMED, PictureColumns, columns_with_pictures, refuse
 from rid.assets.catalog.sidecars import read_sidecars
 from rid.assets.catalog.sources import InputChanged, iter_parquet_photos, row_digest
 from rid.assets.catalog.uris import UriNotAllowed, read_uri
@@ -54,6 +55,7 @@ class IndexTask:
         identity: of that file.
         row_group: of that file.
         allowed_prefixes: where photos that a `uri` column names may lie.
+        columns: what becomes of the columns of Parquet that hold pictures.
     """
 
     source: Storage
@@ -63,6 +65,7 @@ class IndexTask:
     identity: str = ""
     row_group: int = 0
     allowed_prefixes: tuple[str, ...] = ()
+    columns: PictureColumns = NONE_NAMED
 
 
 def index_photos(task: IndexTask) -> pa.Table:
@@ -70,6 +73,7 @@ def index_photos(task: IndexTask) -> pa.Table:
 
     Raises:
         InputChanged: if a listed file is gone.
+        PicturesNotNamed: if columns hold pictures, and the task does not say what becomes of them.
         OSError: for faults of the storage, which the caller repeats.
     """
     rows = _file_rows(task) if task.parquet_path is None else _parquet_rows(task)
@@ -108,7 +112,10 @@ def _parquet_rows(task: IndexTask) -> Iterator[CatalogRow]:
     uri = task.source.uri(task.parquet_path)
     with task.source.open(task.parquet_path) as file, named(uri):
         layout = parquet_layout(open_parquet(file).schema_arrow)
+        unnamed, pictures = task.columns.open_in(layout.passthrough), set()
         for stored, columns in iter_parquet_photos(file, task.row_group, layout):
+            if columns is not None:
+                pictures.update(columns_with_pictures(columns, unnamed))
             row = CatalogRow(
                 key=stored.name or f"{task.parquet_path}/{task.row_group}/{stored.position}",
                 source_uri=uri,
@@ -119,6 +126,7 @@ def _parquet_rows(task: IndexTask) -> Iterator[CatalogRow]:
                 columns_sha256=row_digest(columns) if columns is not None else None,
             )
             yield _read_stored(row, stored, task)
+        refuse(pictures, uri)
 
 
 def _read_stored(row: CatalogRow, stored: StoredPhoto, task: IndexTask) -> CatalogRow:

@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from rid.assets.catalog.index import PhotoIndex
+from rid.assets.catalog.picture_columns import PictureColumns
 from rid.resources.mapped_tables import filter_table, iter_values, map_table
 from rid.resources.records import CatalogRow, read_records
 from rid.resources.schemas import CATALOG
@@ -53,6 +54,7 @@ class DropCatalog:
         policy_digest: of the policy whose limits the headers were held against.
         passthrough: the schema of the pass-through columns, serialised by Arrow, hexadecimal; "" for image files.
         marked: photos that came with a mark of protection.
+        columns: what becomes of columns that hold pictures; None if there are none that could, or if nobody looked.
     """
 
     url: str
@@ -66,6 +68,7 @@ class DropCatalog:
     policy_digest: str
     passthrough: str
     marked: int = 0
+    columns: PictureColumns | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ def read_current(state: Storage, drop: str) -> DropCatalog | None:
     if not storage.exists("current.json"):
         return None
     fields = json.loads(storage.read_bytes("current.json"))
-    return DropCatalog(url=storage.uri(fields.pop("file")), **fields)
+    return _catalog(storage.uri(fields.pop("file")), fields)
 
 
 def read_catalog(catalog: DropCatalog) -> pa.Table:
@@ -177,6 +180,7 @@ def write_catalog(state: Storage, drop: str, index: PhotoIndex, previous: DropCa
         "policy_digest": index.policy_digest,
         "passthrough": schema.serialize().to_pybytes().hex() if layout else "",
         "marked": index.rows.num_rows - index.rows.column("mark").null_count,
+        "columns": asdict(index.columns) if index.columns is not None else None,
     }
     return _store(catalog_storage(state, drop), index.rows, groups, fields, previous)
 
@@ -206,16 +210,25 @@ def _store(
     previous: DropCatalog | None,
 ) -> DropCatalog:
     """Writes a catalog under the digest of its content, then names it as the current one."""
+    if fields["columns"] is None:
+        del fields["columns"]  # as earlier versions wrote it
     with tempfile.TemporaryDirectory() as folder:
         local = Path(folder) / "catalog.parquet"
         _write_groups(local, rows, groups)
         name = f"{hashlib.sha256(local.read_bytes() + json.dumps(fields).encode()).hexdigest()[:16]}.parquet"
-        catalog = DropCatalog(url=storage.uri(name), **fields)
+        catalog = _catalog(storage.uri(name), fields)
         if catalog == previous and storage.exists(name):
             return catalog
         storage.write_file(name, local)
     storage.write_bytes("current.json", (json.dumps({"file": name, **fields}, indent=2) + "\n").encode())
     return catalog
+
+
+def _catalog(url: str, fields: dict[str, Any]) -> DropCatalog:
+    """A catalog of what its JSON says."""
+    columns = fields.get("columns")
+    found = PictureColumns(**{name: tuple(values) for name, values in columns.items()}) if columns else None
+    return DropCatalog(url=url, **fields | {"columns": found})
 
 
 def bucket_groups(rows: pa.Table, bucket_count: int) -> list[NDArray[np.int64]]:

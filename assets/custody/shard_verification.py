@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from rid.assets.catalog.picture_columns import NONE_NAMED, PictureColumns
 from rid.assets.catalog.plan import read_shards
 from rid.assets.catalog.rows import CatalogRows
 from rid.assets.catalog.sources import read_original
@@ -55,6 +56,7 @@ class VerifyTask:
         catalog_url: the drop's catalog.
         shard: its number in it; None if it was made of an earlier catalog, whose originals are unknown.
         sample: photos whose metadata is compared, at most.
+        columns: what became of columns that hold pictures.
     """
 
     table: Storage
@@ -64,6 +66,7 @@ class VerifyTask:
     catalog_url: str
     shard: int | None
     sample: int
+    columns: PictureColumns = NONE_NAMED
 
 
 @dataclass
@@ -118,7 +121,8 @@ def verify_shard(task: VerifyTask) -> Verified:
     """
     table, result = ProtectedTable(task.table), Verification()
     originals = CatalogRows(_rows_of(task))
-    DropCheck(table, table.storage, "table", task.drop, result, originals).shard(ShardFile(task.path, 0, task.rows))
+    check = DropCheck(table, table.storage, "table", task.drop, result, originals, task.columns)
+    check.shard(ShardFile(task.path, 0, task.rows))
     verified = Verified(
         shards=1,
         published=result.published,

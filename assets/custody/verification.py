@@ -15,10 +15,12 @@ from typing import Any
 import cv2
 import pyarrow as pa
 
+from rid.assets.catalog.picture_columns import NONE_NAMED, PictureColumns, columns_with_pictures
 from rid.assets.catalog.plan import DropCatalog, read_catalog
 from rid.assets.catalog.rows import CatalogRows
 from rid.assets.catalog.sources import read_original
-from rid.assets.protection.shards.files import readable_columns, stored_images
+from rid.assets.protection.shards.files import carried_schema, readable_columns, stored_images, stored_pictures
+from rid.assets.protection.shards.other_pictures import picture_digests
 from rid.assets.protection.targets import Target, find_target
 from rid.models.photo_files.images import decode
 from rid.models.photo_files.photos import PhotoRefused
@@ -27,7 +29,7 @@ from rid.models.protector import colour_planes
 from rid.resources.catalogs import open_parquet
 from rid.resources.commits import ProtectedTable, ShardFile
 from rid.resources.records import CatalogRow, SidecarReceipt, read_records, sidecar_receipts
-from rid.resources.schemas import CATALOG, PHOTO_SUFFIXES, Status
+from rid.resources.schemas import CATALOG, PHOTO_SUFFIXES, PICTURES_COLUMN, Status
 from rid.resources.storage import Storage
 from rid.resources.unfinished_files import WRITING
 
@@ -56,7 +58,7 @@ class Finding:
     """One thing that is not as the receipts say.
 
     Attributes:
-        kind: missing, changed, extra, half_written, rows, budget or unreadable.
+        kind: missing, changed, extra, half_written, rows, budget, unreadable or unprotected.
         drop: the drop, or "" where it belongs to none.
         name: the photo or file.
         detail: what was expected and what is there.
@@ -76,6 +78,7 @@ class Verification:
         photos: rows that were checked.
         published: photos whose bytes were re-hashed.
         sidecars: XMP files beside photos that were re-hashed.
+        pictures: those in protected columns beside photos that were re-hashed.
         findings: what does not match.
         by_defender: photos by (drop, defender digest, policy digest).
         budgets_checked: lossless photos whose budget was measured again.
@@ -85,6 +88,7 @@ class Verification:
     photos: int = 0
     published: int = 0
     sidecars: int = 0
+    pictures: int = 0
     findings: list[Finding] = field(default_factory=list)
     by_defender: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     budgets_checked: int = 0
@@ -106,6 +110,7 @@ class Verification:
             "photos": self.photos,
             "published": self.published,
             "sidecars": self.sidecars,
+            "pictures": self.pictures,
             "findings": [vars(finding) for finding in self.findings],
             "protected_by": [
                 {"drop": drop, "defender_digest": defender, "policy_digest": policy, "photos": count}
@@ -138,7 +143,8 @@ def verify_target(
             result.add("missing", drop, "catalog", "the drop's catalog is gone: rows cannot be recounted")
         originals = CatalogRows(read_catalog(catalog) if catalog is not None else CATALOG.empty_table())
         moved = (catalog.source, Storage(source).url) if catalog is not None and source is not None else None
-        check = DropCheck(table, found.storage, found.kind, drop, result, originals, moved)
+        columns = (catalog.columns if catalog is not None else None) or NONE_NAMED
+        check = DropCheck(table, found.storage, found.kind, drop, result, originals, columns, moved)
         for shard in sorted(table.live_files(drop).values(), key=lambda shard: shard.path):
             check.shard(shard)
             on_photo(result.photos)
@@ -159,6 +165,7 @@ class DropCheck:
         drop: its name.
         result: where findings go.
         originals: what came in.
+        columns: what became of columns that hold pictures.
         moved: where the originals lay and where they lie now, if they moved.
     """
 
@@ -170,6 +177,7 @@ class DropCheck:
         drop: str,
         result: Verification,
         originals: CatalogRows,
+        columns: PictureColumns = NONE_NAMED,
         moved: tuple[str, str] | None = None,
     ) -> None:
         self._table = table
@@ -178,6 +186,7 @@ class DropCheck:
         self._drop = drop
         self._result = result
         self._originals = originals
+        self._columns = columns
         self._moved = moved
         self._strangers: Counter[str] = Counter()
         self.published: set[str] = set()
@@ -188,10 +197,18 @@ class DropCheck:
         try:
             with self._table.storage.open(shard.path) as file:
                 parquet = open_parquet(file)
-                columns = readable_columns(_CheckedRow, parquet)
+                beside = carried_schema(parquet.schema_arrow)
+                open_columns, pictures = self._columns.open_in(beside), self._columns.in_schema(beside)
+                columns = [*readable_columns(_CheckedRow, parquet), *open_columns, *pictures]
+                columns += [PICTURES_COLUMN] if PICTURES_COLUMN in parquet.schema_arrow.names else []
+                unprotected: set[str] = set()
                 for batch in parquet.iter_batches(batch_size=ROWS, columns=columns, use_threads=False):
                     self._batch(batch)
+                    self._check_pictures(batch, pictures)
+                    unprotected.update(columns_with_pictures(batch, open_columns))
                     count += batch.num_rows
+                for name in sorted(unprotected):
+                    self._add("unprotected", name, f"the column holds pictures that were not protected: {shard.path}")
         except FileNotFoundError:
             self._add("missing", shard.path, f"the shard's file is gone, and {shard.rows} photos with it")
         except (OSError, pa.ArrowInvalid) as error:
@@ -246,6 +263,18 @@ class DropCheck:
             return data
         self._add("changed", name, "its sha256 is not that of its receipt")
         return None
+
+    def _check_pictures(self, batch: pa.RecordBatch, names: list[str]) -> None:
+        """Re-hashes the pictures in protected columns beside the photo."""
+        if not names:
+            return
+        recorded = stored_pictures(batch)
+        for row, digests in zip(batch.select(["key", *names]).to_pylist(), recorded, strict=True):
+            found = picture_digests([row[name] for name in names])
+            self._result.pictures += len(found)
+            if found != digests:
+                where = ", ".join(repr(name) for name in names)
+                self._add("changed", row["key"], f"the pictures in column {where} are not those of its receipt")
 
     def _check_sidecars(self, sidecars: Iterable[SidecarReceipt]) -> None:
         """Re-hashes the XMP files that went along with a photo."""

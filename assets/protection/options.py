@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 
+from rid.assets.catalog.picture_columns import PictureColumns
 from rid.assets.protection.work_salt import work_salt
 from rid.models.policy import ProtectionPolicy
 from rid.resources.defender_registry import DEFAULT_ALIAS, DefenderEntry
@@ -34,6 +35,8 @@ class ProtectionOptions:
         trust_marks: skip photos whose mark fits their pixels, known or not; False leaves that to the policy.
         known: targets of other runs whose photos count as known, beside this target's and RID_HOME's.
         allowed_prefixes: prefixes under which a `uri` column may name photos, beside the source's own folder or bucket.
+        image_columns: columns of Parquet whose pictures are protected with the row's photo.
+        pass_columns: columns of Parquet that hold pictures and are published as they are.
     """
 
     defender: str = DEFAULT_ALIAS
@@ -44,12 +47,24 @@ class ProtectionOptions:
     trust_marks: bool = False
     known: tuple[str, ...] = ()
     allowed_prefixes: tuple[str, ...] = ()
+    image_columns: tuple[str, ...] = ()
+    pass_columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         reasons = {reason.value for reason in Reason}
         for reason in self.retry:
             if reason not in reasons:
                 raise ValueError(f"reason {reason!r} is unknown: one of {', '.join(sorted(reasons))}")
+        _ = self.columns
+
+    @property
+    def columns(self) -> PictureColumns:
+        """The columns that hold pictures, and what becomes of them.
+
+        Raises:
+            ValueError: if one is named twice.
+        """
+        return PictureColumns(self.image_columns, self.pass_columns)
 
 
 @dataclass(frozen=True)

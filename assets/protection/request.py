@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
+from rid.assets.catalog.picture_columns import NONE_NAMED, PictureColumns
 from rid.assets.protection.options import ProtectionOptions, ProtectionSettings, protection_settings
 from rid.assets.protection.targets import Target, check_apart, find_target
 from rid.assets.protection.work_salt import work_salt
@@ -31,6 +32,7 @@ class ProtectionRequest:
         retry: reasons of photos that were quarantined or skipped, which are tried again.
         allowed_prefixes: prefixes under which a `uri` column may name photos, beside the source's own folder or bucket.
         known: tables whose receipts bear out the marks of photos, beside the target's own.
+        columns: what becomes of columns that hold pictures.
     """
 
     source: Storage
@@ -43,13 +45,15 @@ class ProtectionRequest:
     retry: tuple[str, ...] = ()
     allowed_prefixes: tuple[str, ...] = ()
     known: tuple[ProtectedTable, ...] = ()
+    columns: PictureColumns = NONE_NAMED
 
     def __post_init__(self) -> None:
         check_drop_name(self.drop)
 
     def salt(self) -> str:
         """Returns what decides the output beside the photos, as part of every work key."""
-        return work_salt(self.defender, self.policy, self.budget_levels, self.target.kind)
+        beside = [name for name in self.columns.protected if name != "image"]  # that is the photo, named or not
+        return work_salt(self.defender, self.policy, self.budget_levels, self.target.kind, beside)
 
 
 def protection_request(
@@ -86,6 +90,7 @@ def protection_request(
         rehash=options.rehash,
         retry=options.retry,
         allowed_prefixes=options.allowed_prefixes,
+        columns=options.columns,
         known=(home.protected_table(), *(find_target(url).receipts for url in options.known)),
     )
 

@@ -84,6 +84,8 @@ def catalogue(request: ProtectionRequest, workers: Workers, report: Report = _si
         taken=taken,
         allowed_prefixes=request.allowed_prefixes,
         sidecars=request.target.kind == "files",
+        columns=request.columns,
+        examined=previous.columns if previous is not None else None,
         progress=on_read,
     )
     return write_catalog(request.target.state, request.drop, index, previous)

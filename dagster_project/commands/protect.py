@@ -95,6 +95,7 @@ def read_policy(file: Path | None) -> ProtectionPolicy | None:
 
 def estimate(request: ProtectionRequest, workers: WorkerSettings) -> dict[str, Any]:
     """Counts photos and bytes, and protects one photo in memory to estimate the time on this machine."""
+    from rid.assets.catalog.picture_columns import check_first_rows
     from rid.models.engines import OnnxEngine
     from rid.models.photo_files.images import PhotoRefused
     from rid.models.protector import Protector
@@ -103,6 +104,8 @@ def estimate(request: ProtectionRequest, workers: WorkerSettings) -> dict[str, A
     from rid.resources.local_clusters import cores
 
     listing = list_source(request.source)
+    request.columns.of(listing)
+    check_first_rows(listing, request.columns)
     name = request.defender.onnx_file
     model = fetch_defender(
         request.defender.location, request.defender.digest, {name: request.defender.config["files"][name]}

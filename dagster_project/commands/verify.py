@@ -18,6 +18,7 @@ def verify(target: str, *, source: str | None, as_json: bool) -> int:
         print(json.dumps(result.to_json()))
         return exit_codes.OK if result.passed else exit_codes.MISMATCH
     beside = f" and {result.sidecars} sidecars" if result.sidecars else ""
+    beside += f" and {result.pictures} pictures in other columns" if result.pictures else ""
     print(
         f"{result.photos} rows, {result.published} published photos{beside} re-hashed, {len(result.findings)} findings"
     )

@@ -174,6 +174,18 @@ def test_a_file_that_changed_under_its_listing_is_found_alike(rid: Any, deployme
     assert [row["caption"] for row in rows] != [row["caption"] for row in before]
 
 
+def test_columns_that_hold_pictures_are_treated_alike(rid: Any, deployment: Places, tmp_path: Path) -> None:
+    images = [{"bytes": photo_bytes(i), "path": f"{i}.jpg"} for i in range(4)]
+    columns = {"image": pa.array(images[:2], IMAGE), "image_2": pa.array(images[2:], IMAGE)}
+    columns |= {"thumb": pa.array([photo_bytes(9, side=40), None], pa.binary())}
+    pq.write_table(pa.table(columns), tmp_path / "source" / "monday.parquet")
+    config = {"image_columns": ["image_2"], "pass_columns": ["thumb"]}
+    by_name = ("--image-column", "image_2", "--pass", "thumb")
+    rows = assert_equal(by_command(rid, *by_name), by_assets(deployment, **config))
+    assert [len(row["pictures_sha256"]) for row in rows] == [1, 1]
+    assert rows[0]["image_2"]["bytes"] != images[2]["bytes"] and rows[0]["thumb"] == columns["thumb"][0].as_py()
+
+
 def test_prefixes_are_allowed_alike(rid: Any, deployment: Places, tmp_path: Path) -> None:
     write_photos(tmp_path / "elsewhere", 1)
     (tmp_path / "source" / "near.jpg").write_bytes(photo_bytes(7))
@@ -203,6 +215,7 @@ def test_every_option_is_on_the_command_line_and_in_the_launchpad() -> None:
     (command,) = [one for one in app.registered_commands if one.callback and one.callback.__name__ == "protect"]
     assert command.callback is not None
     line = {"budget": "budget_levels", "allow_uri": "allowed_prefixes"}
+    line |= {"image_column": "image_columns", "pass_column": "pass_columns"}
     assert names <= {line.get(name, name) for name in command.callback.__annotations__}
 
 

@@ -18,12 +18,13 @@ from rid.assets.catalog.plan import DropCatalog
 from rid.assets.catalog.sources import SourcePhoto
 from rid.resources.catalogs import open_parquet
 from rid.resources.records import Receipt, Record, column_values, columns_of, read_records
-from rid.resources.schemas import IMAGE, RECEIPTS
+from rid.resources.schemas import IMAGE, PICTURES_COLUMN, RECEIPTS
 from rid.resources.storage import Storage
 
 ROW_GROUP_PHOTOS = 64
 STATISTICS = ("key", "status", "reason", "output_sha256", "input_sha256")
 SALT_KEY = b"rid"  # schema metadata of a shard file: what decided its bytes beside the photos
+PICTURES = pa.field(PICTURES_COLUMN, pa.list_(pa.string()))  # where columns beside the photo are protected
 IMAGE_COLUMNS = ("image", "content")  # either holds a table's photos
 
 TargetKind = Literal["files", "table"]
@@ -38,12 +39,14 @@ class ShardRow:
         name: what the source calls the photo; in a table alone.
         image: the published photo; in a table alone, and None for one that is held back.
         passthrough: values of the source's other columns; in a table alone.
+        pictures: sha256 of each picture in those of them that are protected, in the order of `pictures_in`.
     """
 
     receipt: Receipt
     name: str | None = None
     image: bytes | None = None
     passthrough: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    pictures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,18 +57,20 @@ class ShardColumns:
         target_kind: "files" has receipts alone, "table" the photos and the pass-through columns too.
         layout: "files", or the Parquet layout of the source: "image", "content", "uri".
         passthrough: the schema of the pass-through columns.
+        pictures: those of them whose pictures are protected.
     """
 
     target_kind: TargetKind
     layout: str
     passthrough: pa.Schema
+    pictures: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, target_kind: TargetKind, catalog: DropCatalog) -> ShardColumns:
         """Returns the columns of a catalogued drop in a kind of target."""
         serialised = bytes.fromhex(catalog.passthrough)
         schema = pa.ipc.read_schema(pa.BufferReader(serialised)) if serialised else pa.schema([])
-        return cls(target_kind, catalog.layout, schema)
+        return cls(target_kind, catalog.layout, schema, catalog.columns.protected if catalog.columns else ())
 
     def schema(self, salt: str = "") -> pa.Schema:
         """Returns the schema of a file that records `salt`; see `rid.assets.catalog.plan.plan_shards`."""
@@ -79,6 +84,7 @@ class ShardColumns:
             "uri": [pa.field("uri", pa.string()), pa.field("image", IMAGE)],
         }[self.layout]
         metadata = {**(self.passthrough.metadata or {}), SALT_KEY: salt.encode()}
+        receipt += [PICTURES] if self.pictures else []
         return pa.schema([*photo, *self.passthrough, *receipt], metadata=metadata)
 
     def row(self, receipt: Receipt, photo: SourcePhoto, image: bytes | None) -> ShardRow:
@@ -90,7 +96,7 @@ class ShardColumns:
 
     def to_columns(self, row: ShardRow) -> dict[str, Any]:
         """Returns a row's values by column, as Arrow takes them."""
-        values = dict(row.passthrough) | column_values(row.receipt)
+        values = dict(row.passthrough) | column_values(row.receipt) | {PICTURES.name: list(row.pictures)}
         if self.target_kind == "files":
             return values
         image = {"bytes": row.image, "path": row.name} if row.image is not None else None
@@ -105,7 +111,7 @@ class ShardColumns:
             return [ShardRow(receipt) for receipt in receipts]
         there = [name for name in self.passthrough.names if name in rows.schema.names]
         passthrough = rows.select(there).to_pylist() if there else [{} for _ in range(rows.num_rows)]
-        every = zip(receipts, self._names(rows), stored_images(rows), passthrough, strict=True)
+        every = zip(receipts, self._names(rows), stored_images(rows), passthrough, stored_pictures(rows), strict=True)
         return [ShardRow(*parts) for parts in every]
 
     def _names(self, rows: pa.Table) -> list[str | None]:
@@ -124,6 +130,19 @@ def stored_images(rows: pa.Table | pa.RecordBatch) -> list[bytes | None]:
     elif "content" in rows.schema.names:
         images = rows.column("content").to_pylist()
     return images
+
+
+def carried_schema(schema: pa.Schema) -> pa.Schema:
+    """Returns the columns of a shard's file that are neither the photo nor part of its receipt."""
+    taken = {*RECEIPTS.names, PICTURES.name, *(IMAGE_COLUMNS if "image" not in schema.names else ("image",))}
+    return pa.schema([column for column in schema if column.name not in taken])
+
+
+def stored_pictures(rows: pa.Table | pa.RecordBatch) -> list[tuple[str, ...]]:
+    """Returns what rows of a table say of the pictures in their protected columns."""
+    if PICTURES.name not in rows.schema.names:
+        return [()] * rows.num_rows
+    return [tuple(digests or ()) for digests in rows.column(PICTURES.name).to_pylist()]
 
 
 def readable_columns(kind: type[Any], parquet: pq.ParquetFile) -> list[str]:

@@ -15,11 +15,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from rid.assets.catalog.picture_columns import pictures_in
 from rid.assets.catalog.plan import read_shard_rows
 from rid.assets.catalog.sidecars import SIDECAR_LEFT_OUT, WrittenSidecar, clean_sidecars
 from rid.assets.catalog.sources import InputChanged, SourcePhoto, read_photos
 from rid.assets.protection.shards.carried_rows import CarriedRows, PublishedRow, is_published
 from rid.assets.protection.shards.files import ShardRow, ShardWriter
+from rid.assets.protection.shards.other_pictures import carry_pictures, protect_pictures
 from rid.assets.protection.shards.outcomes import outcome_names
 from rid.assets.protection.shards.overlap import WriteBehind, ordered_map, read_ahead
 from rid.assets.protection.shards.protectors import worker_protector
@@ -85,11 +87,13 @@ def protect_shard(task: ShardTask) -> ShardResult:
 
 def probe_photo(task: ProbeTask) -> bool:
     """Protects one photo of a shard and throws the result away: whoever asks wants to know if a worker survives it."""
-    row = _rows(task.shard)[task.row]
-    for photo in read_photos([row], task.shard.drop.allowed_prefixes):
-        if photo.data is not None:
+    drop, row = task.shard.drop, _rows(task.shard)[task.row]
+    for photo in read_photos([row], drop.allowed_prefixes):
+        beside = photo.columns.select(drop.columns.pictures).to_pylist()[0] if photo.columns is not None else {}
+        pictures = [data for _, data in pictures_in(list(beside.values()))]
+        for data in [photo.data, *pictures] if photo.data is not None else []:
             with contextlib.suppress(PhotoRefused):
-                protector_of(task.shard.drop).protect(photo.data, row.key)
+                protector_of(drop).protect(data, row.key)
     return True
 
 
@@ -155,7 +159,13 @@ def protect_photo(shard: OpenShard, photo: SourcePhoto) -> DoneRow:
     receipt, data = _decide(shard, photo)
     if data is not None and columns.target_kind == "files":
         receipt = replace(receipt, output_path=photo.row.key)
-    return DoneRow(columns.row(receipt, photo, data), data)
+
+    def protect(name: str, picture: bytes) -> tuple[Receipt, bytes | None]:
+        trusted = shard.task.drop.policy.trust_marks
+        return _protect(shard, photo.row, picture, name, known=False, trusted=trusted)
+
+    row = protect_pictures(columns.row(receipt, photo, data), columns.pictures, protect)
+    return DoneRow(row, data if row.receipt.output_sha256 is not None else None)
 
 
 def _decide(shard: OpenShard, photo: SourcePhoto) -> tuple[Receipt, bytes | None]:
@@ -163,15 +173,22 @@ def _decide(shard: OpenShard, photo: SourcePhoto) -> tuple[Receipt, bytes | None
     if photo.data is None:
         detail = photo.row.detail or "the photo's bytes cannot be had"
         return held_back(shard.receipt(photo.row, NO_ENGINE), photo.reason or Reason.UNREADABLE, detail), None
-    receipt = shard.receipt(photo.row, shard.protector.engine.name)
     known = photo.row.key in shard.known
     trusted = not known and photo.row.mark is not None and shard.task.drop.policy.trust_marks
+    return _protect(shard, photo.row, photo.data, photo.row.key, known=known, trusted=trusted)
+
+
+def _protect(
+    shard: OpenShard, row: CatalogRow, data: bytes, name: str, *, known: bool, trusted: bool
+) -> tuple[Receipt, bytes | None]:
+    """Returns the receipt of a picture and what is published of it."""
+    receipt = shard.receipt(row, shard.protector.engine.name)
     try:
-        result = shard.protector.protect(photo.data, photo.row.key, known_mark=known or trusted)
+        result = shard.protector.protect(data, name, known_mark=known or trusted)
     except PhotoRefused as refusal:
         return held_back(receipt, refusal.reason, refusal.detail), None
     except AlreadyProtected as held:
-        return skipped(receipt, held, photo.data, trusted=trusted), photo.data
+        return skipped(receipt, held, data, trusted=trusted), data
     except FATAL:
         raise
     except BudgetBroken as error:
@@ -225,7 +242,8 @@ def _carried(shard: OpenShard, photo: SourcePhoto, found: ShardRow | None) -> Sh
         return replace(found, receipt=receipt) if is_published(drop.target, receipt) else None
     if found.image is None or hashlib.sha256(found.image).hexdigest() != receipt.output_sha256:
         return None
-    return drop.columns.row(replace(receipt, source_uri=photo.row.source_uri), photo, found.image)
+    row = drop.columns.row(replace(receipt, source_uri=photo.row.source_uri), photo, found.image)
+    return carry_pictures(row, found, drop.columns.pictures)
 
 
 def _with_sidecars(done: DoneRow, row: CatalogRow) -> DoneRow:
