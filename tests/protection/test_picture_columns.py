@@ -22,6 +22,7 @@ from rid.assets.protection.shards.work import ProbeTask, ShardTask, ShardWork
 from rid.models.photo_files.images import mark_of
 from rid.models.policy import ProtectionPolicy
 from rid.models.protector import Protector
+from rid.resources.commits import ProtectedTable
 from rid.resources.dask_workers import Workers
 from rid.resources.schemas import IMAGE
 from rid.resources.storage import Storage
@@ -76,6 +77,18 @@ def published(request: ProtectionRequest) -> list[dict[str, Any]]:
     assert schema is not None
     rows: list[dict[str, Any]] = table.read(request.drop, schema.names).sort_by("caption").to_pylist()
     return rows
+
+
+def put_original_back(table: ProtectedTable) -> None:
+    """Writes the original of the fourth row's `image_2` into the drop's one shard file."""
+    (path,) = table.live_files("d1")
+    with table.storage.open(path) as file:
+        whole = pq.ParquetFile(file).read()
+    rows = whole.to_pylist()
+    rows[3]["image_2"]["bytes"] = photo_bytes(103)
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows, schema=whole.schema), sink)
+    table.storage.write_bytes(path, sink.getvalue().to_pybytes())
 
 
 def sha256(data: bytes) -> str:
@@ -192,6 +205,15 @@ def test_rows_are_carried_over_with_their_pictures(request_: ProtectionRequest, 
     assert verify_target(request_.target.url).passed
 
 
+def test_a_picture_that_is_not_what_was_published_is_not_carried_over(request_: ProtectionRequest) -> None:
+    run(request_)
+    before = published(request_)
+    put_original_back(request_.target.receipts)
+    assert run(request_).photos_computed == 1, "the others are carried over"
+    assert published(request_) == before
+    assert verify_target(request_.target.url).passed
+
+
 @pytest.mark.parametrize("column", ["image", "image_2", "faces"])
 def test_a_picture_that_cannot_be_protected_holds_its_row_back_whole(place: str, tmp_path: Path, column: str) -> None:
     broken = {"bytes": photo_bytes(1, side=400)[:2000], "path": "cut.jpg"}
@@ -210,21 +232,13 @@ def test_a_picture_that_cannot_be_protected_holds_its_row_back_whole(place: str,
 
 
 def test_verify_finds_a_changed_picture_and_a_column_that_was_never_protected(
-    request_: ProtectionRequest, tmp_path: Path
+    request_: ProtectionRequest,
 ) -> None:
     run(request_)
     table = request_.target.receipts
-    (path,) = table.live_files("d1")
-    with table.storage.open(path) as file:
-        whole = pq.ParquetFile(file).read()
-    rows = whole.to_pylist()
-    rows[3]["image_2"]["bytes"] = photo_bytes(103)
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows, schema=whole.schema), sink)
-    table.storage.delete(path)
-    table.storage.write_bytes(path, sink.getvalue().to_pybytes())
+    put_original_back(table)
     (finding,) = verify_target(request_.target.url).findings
-    assert (finding.kind, finding.name) == ("changed", rows[3]["key"]) and "'image_2'" in finding.detail
+    assert (finding.kind, finding.name) == ("changed", "3.jpg") and "'image_2'" in finding.detail
 
     state = request_.target.state.child("catalog", "d1")
     current = json.loads(state.read_bytes("current.json"))
