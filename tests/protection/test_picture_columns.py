@@ -16,14 +16,14 @@ from rid.assets.catalog.plan import plan_shards
 from rid.assets.custody.forgetting import forget
 from rid.assets.custody.verification import verify_target
 from rid.assets.protection.request import ProtectionRequest
-from rid.assets.protection.run import catalogue, drop_work
+from rid.assets.protection.run import catalogue, drop_work, run_drop
 from rid.assets.protection.shards.task import probe_photo
 from rid.assets.protection.shards.work import ProbeTask, ShardTask, ShardWork
 from rid.models.photo_files.images import mark_of
 from rid.models.policy import ProtectionPolicy
 from rid.models.protector import Protector
 from rid.resources.commits import ProtectedTable
-from rid.resources.dask_workers import Workers
+from rid.resources.dask_workers import Workers, WorkerSettings
 from rid.resources.schemas import IMAGE
 from rid.resources.storage import Storage
 
@@ -106,6 +106,21 @@ def test_a_run_is_refused_with_the_names_of_the_columns_and_writes_nothing(
     assert not request_.target.storage.is_folder()
     with pytest.raises(PicturesNotNamed, match=r"in 'image_2': "):
         run(replace(request_, columns=PictureColumns(("faces",), ("thumb",))))
+
+
+class Unstarted(Workers):
+    """Workers that must not be needed."""
+
+    def client(self, expected: int = 1) -> None:
+        raise AssertionError("workers were started")
+
+
+def test_what_types_and_first_rows_show_is_refused_before_any_worker_starts(
+    request_: ProtectionRequest, place: str
+) -> None:
+    put(source_table().slice(4).select(["image", "thumb"]), place)
+    with Unstarted(WorkerSettings()) as workers, pytest.raises(PicturesNotNamed, match="in 'thumb'"):
+        run_drop(replace(request_, columns=PictureColumns()), workers)
 
 
 def test_a_picture_in_a_later_row_group_is_found_while_planning(request_: ProtectionRequest) -> None:
@@ -291,6 +306,24 @@ def test_columns_that_are_not_there_or_hold_no_pictures_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=says):
         run(replace(request_, columns=columns))
+
+
+def test_a_struct_with_more_than_its_picture_cannot_be_protected(tmp_path: Path) -> None:
+    """Whatever the second binary is, nobody would look at it again."""
+    kind = pa.struct([("bytes", pa.binary()), ("mask", pa.binary())])
+    rows = pa.table(
+        {"image": pa.array([image(0)], IMAGE), "x": pa.array([{"bytes": photo_bytes(1), "mask": b""}], kind)}
+    )
+    request = request_for(put(rows, str(tmp_path)).url, tmp_path / "out", tmp_path / "defender", target_kind="table")
+    with pytest.raises(ValueError, match="a struct whose one binary member is 'bytes'"):
+        run(replace(request, columns=PictureColumns(("x",))))
+
+
+def test_the_column_of_digests_is_not_taken_from_a_source(tmp_path: Path) -> None:
+    rows = pa.table({"image": pa.array([image(0)], IMAGE), "Pictures_SHA256": ["mine"]})
+    request = request_for(put(rows, str(tmp_path)).url, tmp_path / "out", tmp_path / "defender", target_kind="table")
+    with pytest.raises(ValueError, match="'Pictures_SHA256' clashes with a column of the receipts"):
+        run(request)
 
 
 def test_a_column_is_named_once_and_image_files_have_none(request_: ProtectionRequest, place: str) -> None:
