@@ -4,7 +4,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderTiny
 from quick_pipelines import photo_crops
 from training_runs import CONFIG
 
@@ -44,6 +43,8 @@ SPACES = replace(
 
 @pytest.fixture(scope="module")
 def spaces(tmp_path_factory: pytest.TempPathFactory) -> list[LatentSpace]:
+    from diffusers import AutoencoderTiny
+
     folder = tmp_path_factory.mktemp("spaces")
     for index, channels in enumerate((4, 8)):
         torch.manual_seed(index)
