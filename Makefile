@@ -41,7 +41,7 @@ dev: install
 PHOTOS ?=
 PEOPLE ?= 8
 OUT ?= study
-STUDY = $(BIN)/python -m rid.dagster_project.study --photos "$(PHOTOS)" --people $(PEOPLE) --out "$(OUT)"
+STUDY = $(BIN)/rid study --photos "$(PHOTOS)" --people $(PEOPLE) --out "$(OUT)"
 
 study: install
 	$(STUDY)

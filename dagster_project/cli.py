@@ -13,6 +13,7 @@ import click
 import typer
 
 from rid.dagster_project import exit_codes
+from rid.dagster_project.commands.study import study
 from rid.dagster_project.commands.train import train
 
 app = typer.Typer(
@@ -26,6 +27,7 @@ drops_app = typer.Typer(no_args_is_help=True, help="The drops that Dagster knows
 app.add_typer(defenders_app, name="defenders")
 app.add_typer(drops_app, name="drops")
 app.command("train")(train)
+app.command("study")(study)
 
 INTERRUPTED = "interrupted: run the same command again to continue"
 

@@ -19,6 +19,11 @@ class ProgressBar:
         self._bar: Any = None
         self._stage = ""
 
+    @property
+    def shown(self) -> bool:
+        """Whether anybody sees it."""
+        return not self._quiet
+
     def __enter__(self) -> ProgressBar:
         return self
 

@@ -15,8 +15,10 @@ from rid.assets.studies.tasks import StudyDone, StudyTask, run_study_task
 from rid.resources.dask_workers import Workers
 from rid.resources.local_clusters import cores
 from rid.resources.storage import Storage
+from rid.training.evaluation.study.settings import StudySettings
 
 if TYPE_CHECKING:
+    from rid.training.evaluation.cells import Cell
     from rid.training.evaluation.effect.perturbation_analysis import Analysis
     from rid.training.evaluation.judges.identity import IdentitySpace
     from rid.training.evaluation.study.people import Person
@@ -111,20 +113,17 @@ def run_study(request: StudyRequest, workers: Workers, on_unit: OnUnit = lambda 
         if request.full
         else base_cells(names, request.teachers or BASE_TEACHERS, first)
     )
-    tasks = [_task(request, "", person.name, person.rows) for person in (*development, *studied)]
-    tasks += [
-        _task(request, json.dumps(asdict(cell)), person.name, person.rows) for person in studied for cell in cells
-    ]
+    tasks = [_task(request, person) for person in (*development, *studied)]
+    tasks += [_task(request, person, cell) for person in studied for cell in cells]
     began = datetime.now(UTC)
     done = dict(_run(tasks, workers, on_unit))
     analysed = analysed_cells(names, request.teachers or BASE_TEACHERS, first)
-    analysed_json = json.dumps([asdict(cell) for cell in analysed])
-    looks = [replace(_task(request, "", person.name, person.rows), analysed_json=analysed_json) for person in studied]
+    looks = [replace(_task(request, person), analysed=tuple(analysed)) for person in studied]
     done_looks = dict(_run(looks, workers, on_unit))
-    units, photos = _read(Storage(_units(request)), done, request.learned)
+    units, photos = _read(_units(request), done, request.learned)
     space = space_of(embedder, *([photos[person.name] for person in people] for people in (development, studied)))
     summary = summarise(cells, units, space)
-    found = [Storage(_units(request)).read_bytes(one.unit) for one in done_looks.values() if one.unit]
+    found = [_units(request).read_bytes(one.unit) for one in done_looks.values() if one.unit]
     analysis = summarise_analysis(analysed, [json.loads(one) for one in sorted(found)])
     figures: dict[str, Any] = {"development": [person.name for person in development]}
     figures |= _figures(request, began, {**done, **done_looks}, space, summary, analysis)
@@ -176,7 +175,7 @@ def _read(
         task: {name: value for file in one.descriptions for name, value in json.loads(storage.read_bytes(file)).items()}
         for task, one in done.items()
     }
-    photos = {task.person: found for task, found in described.items() if not task.cell_json}
+    photos = {task.person: found for task, found in described.items() if task.cell is None}
     units = {}
     for task, one in done.items():
         if one.unit:
@@ -202,26 +201,26 @@ def _pair_rows(request: StudyRequest, development: Sequence[Person]) -> tuple[in
     return tuple(rows[:: max(1, -(-len(rows) // MOST_PAIRS))])
 
 
-def _units(request: StudyRequest) -> str:
-    return Storage(request.folder).child("units").url
+def _units(request: StudyRequest) -> Storage:
+    return Storage(request.folder).child("units")
 
 
-def _task(request: StudyRequest, cell: str, person: str, rows: tuple[int, ...]) -> StudyTask:
-    settings = {
-        "photos": str(Path(request.photos).absolute()),
-        "column": request.column,
-        "models": request.models,
-        "defenders": request.defenders,
-        "learned": request.learned,
-        "drawn": request.drawn,
-        "seed": request.seed,
-        "embedder": request.embedder and str(Path(request.embedder).absolute()),
-        "upscaler": request.upscaler,
-        "pair_photos": request.pairs and str(Path(request.pairs).absolute()),
-        "pair_rows": request.pair_rows,
-        "inception": request.inception and str(Path(request.inception).absolute()),
-    }
-    return StudyTask(json.dumps(settings), _units(request), cell, person, rows)
+def _task(request: StudyRequest, person: Person, cell: Cell | None = None) -> StudyTask:
+    settings = StudySettings(
+        photos=str(Path(request.photos).absolute()),
+        column=request.column,
+        models=request.models,
+        defenders=request.defenders,
+        learned=request.learned,
+        drawn=request.drawn,
+        seed=request.seed,
+        embedder=request.embedder and str(Path(request.embedder).absolute()),
+        upscaler=request.upscaler,
+        pair_photos=request.pairs and str(Path(request.pairs).absolute()),
+        pair_rows=request.pair_rows,
+        inception=request.inception and str(Path(request.inception).absolute()),
+    )
+    return StudyTask(settings, _units(request), person.name, person.rows, cell)
 
 
 def _run(tasks: list[StudyTask], workers: Workers, on_unit: OnUnit) -> Iterator[tuple[StudyTask, StudyDone]]:

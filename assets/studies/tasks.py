@@ -8,6 +8,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from rid.resources.storage import Storage
+from rid.training.evaluation.cells import RESTORE, Cell
+from rid.training.evaluation.study.settings import StudySettings
 
 if TYPE_CHECKING:
     from rid.training.evaluation.study.people import Person
@@ -19,20 +21,28 @@ class StudyTask:
     """One unit.
 
     Attributes:
-        settings_json: of `rid.training.evaluation.study.unit.StudySettings`.
+        settings: of the study.
         folder: where the files of units are kept.
-        cell_json: of `rid.training.evaluation.cells.Cell`; empty describes the person's own photos.
-        analysed_json: a list of cells, under which the person's photos themselves are analysed instead.
         person: name.
         rows: of that person's photos.
+        cell: what is done; None describes the person's own photos.
+        analysed: cells under which the person's photos themselves are analysed instead.
     """
 
-    settings_json: str
-    folder: str
-    cell_json: str
+    settings: StudySettings
+    folder: Storage
     person: str
     rows: tuple[int, ...]
-    analysed_json: str = ""
+    cell: Cell | None = None
+    analysed: tuple[Cell, ...] = ()
+
+    @property
+    def what(self) -> str:
+        """What is done, in a few words."""
+        cell = self.cell
+        if cell is None:
+            return "analysis" if self.analysed else "photos"
+        return " ".join(str(word) for word in (cell.kind, cell.name, cell.budget, cell.transform) if word)
 
 
 @dataclass(frozen=True)
@@ -54,15 +64,14 @@ class StudyDone:
 
 def run_study_task(task: StudyTask) -> StudyDone:
     """Runs a unit unless its file is there, and describes its pictures unless that is done."""
-    from rid.training.evaluation.cells import RESTORE, Cell
     from rid.training.evaluation.study.people import Person
     from rid.training.evaluation.study.picture_strips import unpack
     from rid.training.evaluation.study.unit import TooFewPhotos
 
-    study, person, storage = _study(task.settings_json), Person(task.person, task.rows), Storage(task.folder)
-    if task.analysed_json:
+    study, person, storage = _study(task.settings), Person(task.person, task.rows), task.folder
+    if task.analysed:
         return _analyse(task, study, person, storage)
-    cell = Cell(**json.loads(task.cell_json)) if task.cell_json else None
+    cell = task.cell
     try:
         name = study.unit_name(cell, person) if cell else study.person_name(person)
     except TooFewPhotos as error:
@@ -84,10 +93,9 @@ def run_study_task(task: StudyTask) -> StudyDone:
 
 def _analyse(task: StudyTask, study: Study, person: Person, storage: Storage) -> StudyDone:
     """Analyses a person's photos unless the file is there."""
-    from rid.training.evaluation.cells import Cell
     from rid.training.evaluation.study.unit import TooFewPhotos
 
-    cells = [Cell(**cell) for cell in json.loads(task.analysed_json)]
+    cells = list(task.analysed)
     try:
         name = study.analysis_name(cells, person)
     except TooFewPhotos as error:
@@ -109,11 +117,11 @@ def _share_restoration(study: Study, storage: Storage) -> None:
 
 
 @lru_cache(maxsize=1)
-def _study(settings_json: str) -> Study:
+def _study(settings: StudySettings) -> Study:
     """Models and defenders are loaded once a worker process."""
     import torch
 
-    from rid.training.evaluation.study.unit import Study, StudySettings
+    from rid.training.evaluation.study.unit import Study
 
     torch.set_num_threads(1)
-    return Study(StudySettings(**json.loads(settings_json)))
+    return Study(settings)

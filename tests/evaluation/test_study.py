@@ -1,7 +1,8 @@
 import json
 import re
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from rid.assets.studies import tasks as study_tasks
 from rid.assets.studies.page import BRISQUES, aims
 from rid.assets.studies.run import FIGURES, PAGE, StudyRequest, run_study
 from rid.assets.studies.tasks import StudyTask, run_study_task
-from rid.dagster_project.study import NEEDED, build_request, parse
+from rid.dagster_project.commands.study import NEEDED, StudyOptions, build_request
 from rid.resources.dask_workers import Workers, WorkerSettings
+from rid.resources.storage import Storage
 from rid.training.evaluation.attackers import restoration
 from rid.training.evaluation.attackers.restoration import RestorationConfig, pack_restoration, restore
 from rid.training.evaluation.cells import (
@@ -35,8 +37,9 @@ from rid.training.evaluation.judges.perceptual import perceptual_network
 from rid.training.evaluation.study import unit as study
 from rid.training.evaluation.study.people import Person, list_people, read_squares
 from rid.training.evaluation.study.picture_strips import unpack
+from rid.training.evaluation.study.settings import StudySettings
 from rid.training.evaluation.study.summary import StudySummary
-from rid.training.evaluation.study.unit import Study, StudySettings
+from rid.training.evaluation.study.unit import Study
 from rid.training.personalization import config as personalization
 
 WEIGHTS = Path(__file__).parents[2] / "models" / "weights"
@@ -94,10 +97,20 @@ def test_a_full_study_has_a_row_for_every_factor() -> None:
     assert other[0] in base_cells(("RID", "adv_sds_only"), ("encoder",), "embedded-64")
 
 
-def test_factors_without_a_full_study_are_refused(capsys: pytest.CaptureFixture) -> None:
-    with pytest.raises(SystemExit):
-        parse(["--photos", "x", "--factors", "blur"])
-    assert "add --full" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--factors", "blur"], "add --full"),
+        (["--full", "--factors", "blur", "--factors", "fog"], "there is no factor fog: a study has jpeg-95"),
+        (["--teachers", "magic"], "there is no teacher magic: a study has"),
+        (["--defender", "models/weights/default"], "is not NAME=FOLDER"),
+        (["--column", "who"], "no column 'who': it has image, identity"),
+        (["--photos", "none.parquet"], "there is no file none.parquet; a study needs photos of people"),
+    ],
+)
+def test_a_study_that_cannot_be_gives_one_sentence(rid: Any, people: Path, arguments: list[str], sentence: str) -> None:
+    code, out, err = rid("study", "--photos", str(people), *arguments)
+    assert code == 5 and sentence in err and err.count("\n") == 1 and out == ""
 
 
 def test_a_full_study_varies_only_the_factors_that_are_named() -> None:
@@ -126,7 +139,7 @@ def quick_settings(people: Path) -> dict:
         "defenders": {"RID": str(WEIGHTS / "default")},
         "learned": 2,
         "drawn": 1,
-        "pair_rows": [0, 1, 2],
+        "pair_rows": (0, 1, 2),
     }
 
 
@@ -137,8 +150,8 @@ def test_workers_share_one_restoration_network_for_clean_and_protected_photos(pe
     done = []
     for cell in (protected, protected.reference):
         study_tasks._study.cache_clear()  # as another process
-        settings = json.dumps(quick_settings(people))
-        task = StudyTask(settings, str(tmp_path), json.dumps(asdict(cell)), person.name, person.rows)
+        settings = StudySettings(**quick_settings(people))
+        task = StudyTask(settings, Storage(str(tmp_path)), person.name, person.rows, cell)
         done.append(run_study_task(task))
         assert done[-1].made and not run_study_task(task).made
     networks = list(tmp_path.glob("restoration-*.safetensors"))
@@ -163,7 +176,7 @@ def test_units_are_named_by_the_pairs_and_the_upscaler_that_decide_them(people: 
 
     base = digests()
     for changes, moved in (
-        ({"pair_rows": [0, 1]}, {1}),
+        ({"pair_rows": (0, 1)}, {1}),
         ({"upscaler": "stabilityai/stable-diffusion-x4-upscaler"}, {2}),
         ({"defenders": {"RID": str(WEIGHTS / "embedded-64")}}, {1}),
     ):
@@ -258,9 +271,9 @@ def test_a_study_runs_goes_on_and_shows_nobody_unasked(
 
 def test_without_photos_one_sentence_says_what_is_needed(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="needs photos of people"):
-        build_request(parse([]), "")
+        build_request(StudyOptions(), "")
     with pytest.raises(ValueError, match="there is no file"):
-        build_request(parse(["--photos", str(tmp_path / "none.parquet")]), "")
+        build_request(StudyOptions(photos=str(tmp_path / "none.parquet")), "")
     assert NEEDED.count(".") <= 2
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +34,7 @@ from rid.training.evaluation.judges.picture_quality import naturalness, picture_
 from rid.training.evaluation.study.descriptions import Describer, Faces, InceptionLook
 from rid.training.evaluation.study.people import Person, read_squares, squares_digest
 from rid.training.evaluation.study.picture_strips import pack
+from rid.training.evaluation.study.settings import StudySettings
 from rid.training.personalization.attack import Attacker, personalise, prepare
 from rid.training.personalization.config import personalization_recipe
 from rid.training.personalization.pipeline import TextToImage, draw, load_text_to_image
@@ -46,40 +47,6 @@ STUDY_EPOCH = 2  # raised when the same inputs give other results
 
 class TooFewPhotos(ValueError):
     """A person without enough photos that show a face."""
-
-
-@dataclass(frozen=True)
-class StudySettings:
-    """The settings that all units share.
-
-    Attributes:
-        photos: Parquet file of people.
-        column: its identity column.
-        models: folders or hub ids by the name that cells use; the first is what teachers and purifiers use.
-        defenders: folders by the name that cells use.
-        learned: photos of a person that the attacker has; the others are what the drawings are compared with.
-        drawn: pictures drawn of a person.
-        seed: of every draw; a unit's draws depend on it and on the person's photos.
-        embedder: ONNX file of the face network; dlib's if empty.
-        inception: file of FID's Inception-v3; none if empty.
-        upscaler: folder or hub id of a diffusers upscaling pipeline; the first model enlarges if empty.
-        pair_photos: Parquet file of the photos that the attacker who holds the first defender protects; `photos` if
-            empty.
-        pair_rows: which of its rows; none of a person that is studied.
-    """
-
-    photos: str
-    column: str
-    models: Mapping[str, str] = field(hash=False)
-    defenders: Mapping[str, str] = field(hash=False)
-    learned: int = 8
-    drawn: int = 8
-    seed: int = 0
-    embedder: str = ""
-    inception: str = ""
-    upscaler: str = ""
-    pair_photos: str = ""
-    pair_rows: Sequence[int] = field(default=(), hash=False)
 
 
 @dataclass
