@@ -15,6 +15,7 @@ import typer
 from rid.dagster_project import exit_codes
 from rid.dagster_project.commands.study import study
 from rid.dagster_project.commands.train import train
+from rid.dagster_project.commands.train_embedded import train_embedded
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,6 +29,7 @@ app.add_typer(defenders_app, name="defenders")
 app.add_typer(drops_app, name="drops")
 app.command("train")(train)
 app.command("study")(study)
+app.add_typer(train_embedded, name="train-embedded")
 
 INTERRUPTED = "interrupted: run the same command again to continue"
 

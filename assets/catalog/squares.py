@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,9 +12,10 @@ from rid.assets.catalog.plan import DropCatalog, read_current
 from rid.assets.catalog.sources import read_photos
 from rid.models.photo_files.images import decode
 from rid.models.photo_files.photos import PhotoRefused
-from rid.models.photo_files.resampling import shrink, to_upright
+from rid.models.photo_files.resampling import to_upright
 from rid.models.policy import ProtectionPolicy
 from rid.models.protector import colour_planes
+from rid.models.upright_photos import centre_square
 from rid.resources.records import CatalogRow
 from rid.resources.storage import Storage
 
@@ -63,11 +63,3 @@ def read_squares(rows: Iterable[CatalogRow], side: int) -> Iterator[TrainingPhot
             continue  # it is quarantined where the drop is protected; here it is only not learned from
         upright = to_upright(colour_planes(decoded.pixels), decoded.header.orientation)
         yield TrainingPhoto(centre_square(upright, side), photo.row.key)
-
-
-def centre_square(upright: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """Returns the centre square of an upright (H, W) or (H, W, 3) picture as (side, side, 3)."""
-    small = shrink(np.ascontiguousarray(upright), side)
-    top, left = (small.shape[0] - side) // 2, (small.shape[1] - side) // 2
-    square = small[top : top + side, left : left + side]
-    return cv2.cvtColor(square, cv2.COLOR_GRAY2RGB) if square.ndim == 2 else np.ascontiguousarray(square)

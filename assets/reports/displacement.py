@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from rid.assets.catalog.squares import centre_square
 from rid.assets.frozen.spaces import load_spaces
 from rid.assets.reports.effect import LookTask
 from rid.assets.reports.figures import csv_cell
+from rid.models.upright_photos import centre_square
 from rid.resources.frozen.latent_spaces import SpaceSource
 from rid.training.evaluation.statistics import Interval, bootstrap_mean, bootstrap_ratio
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rid.assets.catalog.plan import DropCatalog
-from rid.assets.catalog.squares import centre_square
 from rid.assets.frozen.diffusion_models import load_models
 from rid.assets.reports.pairs import PhotoPair, photo_pairs
+from rid.models.upright_photos import centre_square
 from rid.resources.commits import ProtectedTable
 from rid.resources.frozen.diffusion_sources import DiffusionSource
 from rid.resources.storage import Storage

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from PIL import Image, ImageOps
+
+from rid.models.upright_photos import centre_square, upright_rgb
 
 
 @dataclass(frozen=True)
@@ -35,48 +35,34 @@ def caption(age: int | None, gender: str | None) -> str:
 
 
 def load_faces(files: list[Path], side: int) -> CaptionedFaces:
-    """Reads Parquet files in the Hugging Face `Image` convention, row group by row group.
+    """Reads Parquet files in the Hugging Face `Image` convention, row group by row group, as serving reads photos.
+
+    A photo that cannot be decoded is left out.
 
     Args:
         files: Parquet files with `image: struct<bytes, path>` and optionally `age` and `gender`.
         side: the square side in pixels that every photo's centre square is resized to.
+
+    Raises:
+        ValueError: if a file has no column `image`, or no photo can be decoded.
     """
     pixels: list[np.ndarray] = []
     captions: list[str] = []
     for file in files:
         for row in _rows(file):
-            pixels.append(_centre_square(row["image"]["bytes"], side))
-            captions.append(caption(row.get("age"), row.get("gender")))
+            upright = upright_rgb(row["image"]["bytes"])
+            if upright is not None:
+                pixels.append(centre_square(upright, side))
+                captions.append(caption(row.get("age"), row.get("gender")))
+    if not pixels:
+        raise ValueError(f"no photo can be decoded in {', '.join(map(str, files))}: give Parquet files of photos")
     return CaptionedFaces(np.stack(pixels), captions)
-
-
-def load_column(files: list[Path], name: str) -> list[str]:
-    """Returns a column's values as text, in the order in which `load_faces` returns the photos; each null is another.
-
-    Raises:
-        ValueError: if a file has no such column.
-    """
-    values: list[str] = []
-    for file in files:
-        parquet = pq.ParquetFile(file, page_checksum_verification=True)
-        if name not in parquet.schema_arrow.names:
-            raise ValueError(f"{file} has no column {name!r}: it has {', '.join(parquet.schema_arrow.names)}")
-        for index in range(parquet.metadata.num_row_groups):
-            for value in parquet.read_row_group(index, columns=[name]).column(name).to_pylist():
-                values.append(f"null {len(values)}" if value is None else str(value))
-    return values
 
 
 def _rows(file: Path) -> Iterator[dict[str, Any]]:
     parquet = pq.ParquetFile(file, page_checksum_verification=True)
+    if "image" not in parquet.schema_arrow.names:
+        raise ValueError(f"{file} has no column 'image': it has {', '.join(parquet.schema_arrow.names)}")
     columns = [name for name in ("image", "age", "gender") if name in parquet.schema_arrow.names]
     for index in range(parquet.metadata.num_row_groups):
         yield from parquet.read_row_group(index, columns=columns).to_pylist()
-
-
-def _centre_square(encoded: bytes, side: int) -> np.ndarray:
-    """Decodes a photo upright and returns its centre square as (side, side, 3) uint8."""
-    with Image.open(io.BytesIO(encoded)) as photo:
-        photo.draft("RGB", (2 * side, 2 * side))
-        upright = ImageOps.exif_transpose(photo).convert("RGB")
-    return np.asarray(ImageOps.fit(upright, (side, side), Image.Resampling.LANCZOS))

@@ -1,18 +1,12 @@
 """Trains the embedded model's autoencoder.
 
-    python -m rid.training.embedded.train_autoencoder --photos faces.parquet --out FOLDER --steps 3000
-
 The loss is L1 on pixels and on their horizontal and vertical differences (which keeps edges sharp without a
-perceptual network), plus a light KL term. `--init` continues from an earlier run.
+perceptual network), plus a light KL term.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,10 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rid.training.batches import pixels_to_signed
-from rid.training.config import PRECISIONS, Precision
+from rid.training.config import Precision
 from rid.training.devices import autocast
-from rid.training.embedded.architecture import SIZES, build_autoencoder
-from rid.training.embedded.faces import load_faces
 
 KL_WEIGHT = 1e-6
 HELD_OUT = 256
@@ -109,58 +101,3 @@ def held_out_psnr(vae: Any, pixels: NDArray[np.uint8]) -> float:
 def latent_scale(vae: Any, pixels: NDArray[np.uint8]) -> float:
     """One over the standard deviation of the latents, so that scaled latents have unit variance."""
     return float(1.0 / vae.encode(pixels_to_signed(pixels[:512])).latent_dist.mean.std())
-
-
-def main() -> None:
-    """Trains and saves; progress goes to `log.jsonl` in the output folder."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", nargs="+", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--init", type=Path)
-    parser.add_argument("--size", choices=sorted(SIZES), default="faces-64")
-    parser.add_argument("--steps", type=int, default=2400)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto")
-    parser.add_argument("--decoder-only", action="store_true", help="keep the latents as they are; needs --init")
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
-    if options.decoder_only and not options.init:
-        parser.error("--decoder-only keeps the latents of a trained autoencoder: give it with --init")
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(options.seed)
-    size = SIZES[options.size]
-    faces = load_faces(options.photos, size.image_size).pixels
-    faces = faces[np.random.default_rng(0).permutation(len(faces))]
-    vae = build_autoencoder(size)
-    if options.init:
-        vae = type(vae).from_pretrained(options.init)
-    options.out.mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()
-    with (options.out / "log.jsonl").open("a", encoding="utf-8") as log:
-
-        def on_step(record: dict[str, Any]) -> None:
-            if record["step"] % 200 == 0 or record["step"] == record["steps"]:
-                record |= {"psnr": held_out_psnr(vae, faces[:HELD_OUT]), "seconds": round(time.monotonic() - began)}
-                log.write(json.dumps(record) + "\n")
-                log.flush()
-                print(record, flush=True)
-                vae.save_pretrained(options.out / "vae")
-
-        train_autoencoder(
-            vae,
-            faces[HELD_OUT:],
-            steps=options.steps,
-            batch=options.batch,
-            learning_rate=options.learning_rate,
-            seed=options.seed,
-            precision=options.precision,
-            decoder_only=options.decoder_only,
-            on_step=on_step,
-        )
-    vae.save_pretrained(options.out / "vae")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,19 +1,13 @@
 """Trains the embedded model's text-conditioned denoiser, and with it the text encoder.
 
-    python -m rid.training.embedded.train_denoiser --photos faces.parquet --vae FOLDER/vae --out FOLDER --steps 20000
-
-The latents of every photo are computed once. `--init PIPELINE` continues from a saved pipeline. `--text-from PIPELINE`
-takes that pipeline's text encoder and tokenizer as they are, frozen, so that several denoisers can share it.
+The latents of every photo are computed once.
 
 B batch, C latent channels, h and w latent sides, L prompt length, E text width.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,18 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rid.training.batches import pixels_to_signed
-from rid.training.config import PRECISIONS, Precision
+from rid.training.config import Precision
 from rid.training.devices import autocast
 from rid.training.embedded.architecture import (
     PROMPT_LENGTH,
-    SIZES,
-    build_denoiser,
-    build_noise_scheduler,
-    build_text_encoder,
-    build_tokenizer,
     save_pipeline,
 )
-from rid.training.embedded.faces import CaptionedFaces, load_faces
+from rid.training.embedded.faces import CaptionedFaces
 
 CAPTION_DROPOUT = 0.15
 EMA_DECAY = 0.999
@@ -156,76 +145,3 @@ def _update_average(average: nn.Module, current: nn.Module, step: int) -> None:
     decay = min(EMA_DECAY, (1 + step) / (10 + step))
     for mean, value in zip(average.parameters(), current.parameters(), strict=True):
         mean.lerp_(value, 1 - decay)
-
-
-def main() -> None:
-    """Trains and saves the pipeline every 500 steps; progress goes to `log.jsonl`."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", nargs="+", type=Path, required=True)
-    parser.add_argument("--vae", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--init", type=Path)
-    parser.add_argument("--text-from", type=Path)
-    parser.add_argument("--prediction-type", choices=("epsilon", "v_prediction"), default="epsilon")
-    parser.add_argument("--size", choices=sorted(SIZES), default="faces-64")
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--learning-rate", type=float, default=4e-4)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto")
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(options.seed)
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTokenizer
-
-    size = SIZES[options.size]
-    faces = load_faces(options.photos, size.image_size)
-    order = np.random.default_rng(0).permutation(len(faces.pixels))[HELD_OUT:]
-    text_source = options.text_from or options.init
-    # A tokenizer is not built twice alike: a text encoder only understands the one it was trained with.
-    if text_source:
-        tokenizer = CLIPTokenizer.from_pretrained(text_source / "tokenizer")
-    else:
-        tokenizer = build_tokenizer(options.out / "tokenizer")
-    unet, text_encoder = build_denoiser(size), build_text_encoder(size, tokenizer)
-    if options.init:
-        unet = UNet2DConditionModel.from_pretrained(options.init, subfolder="unet", torch_dtype=torch.float32)
-    if text_source:
-        text_encoder = CLIPTextModel.from_pretrained(text_source / "text_encoder", dtype=torch.float32)
-    model = TextToImage(
-        vae=AutoencoderKL.from_pretrained(options.vae, torch_dtype=torch.float32).eval().requires_grad_(False),
-        unet=unet.train(),
-        text_encoder=text_encoder.train().requires_grad_(not options.text_from),
-        tokenizer=tokenizer,
-        scheduler=build_noise_scheduler(options.prediction_type),
-    )
-    options.out.mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()
-    with (options.out / "log.jsonl").open("a", encoding="utf-8") as log:
-
-        def on_step(record: dict[str, Any], averaged: TextToImage) -> None:
-            if record["step"] % 100 == 0:
-                record |= {"seconds": round(time.monotonic() - began)}
-                log.write(json.dumps(record) + "\n")
-                log.flush()
-                print(record, flush=True)
-            if record["step"] % 500 == 0:
-                averaged.save(options.out)
-
-        averaged = train_denoiser(
-            model,
-            CaptionedFaces(faces.pixels[order], [faces.captions[i] for i in order]),
-            steps=options.steps,
-            batch=options.batch,
-            learning_rate=options.learning_rate,
-            seed=options.seed,
-            precision=options.precision,
-            on_step=on_step,
-        )
-    averaged.save(options.out)
-
-
-if __name__ == "__main__":
-    main()
