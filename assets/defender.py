@@ -13,7 +13,7 @@ from rid.assets.teacher_perturbations import teacher_perturbations
 from rid.assets.teaching.progress import Progress, Report
 from rid.assets.teaching.training_run import TrainingRequest, TrainingWorkers, run_training
 from rid.assets.teaching.training_task import SAMPLES, CardText
-from rid.assets.training_config import DefenderRunConfig, run_models, teacher_request, training_config
+from rid.assets.training_config import DefenderRunConfig, run_models, run_spaces, teacher_request, training_config
 from rid.resources.dask_cluster import DaskCluster
 from rid.resources.dask_workers import Workers
 from rid.resources.places import Places
@@ -80,6 +80,7 @@ def training_request(config: DefenderRunConfig, places: Places) -> TrainingReque
         catalogs={drop: current_catalog(state, drop) for drop in config.drops},
         config=run_config,
         models=run_models(config, places) if run_config.uses_models else (),
+        spaces=run_spaces(config, places) if run_config.space_weight else (),
         side=config.working_resolution,
         teacher=teacher_request(config, places) if run_config.regression_weight > 0 else None,
         initial=places.registry().resolve(config.initial) if config.initial else None,

@@ -10,7 +10,9 @@ from pydantic import Field
 
 from rid.assets.teaching.teacher_cache import Selection
 from rid.assets.teaching.teacher_run import TeacherRequest
-from rid.resources.frozen.diffusion_sources import DiffusionSource, diffusion_sources, pinned
+from rid.resources.frozen.diffusion_sources import DiffusionSource, diffusion_sources
+from rid.resources.frozen.hub import pinned
+from rid.resources.frozen.latent_spaces import SpaceSource, space_sources
 from rid.resources.places import Places
 from rid.resources.storage import Storage
 from rid.training.teachers.options import METHODS, SET_WISE
@@ -57,6 +59,10 @@ class DefenderRunConfig(TeacherRunConfig):
     recipe_fields: dict[str, Any] = Field(
         default={}, description="Fields of the recipe to change: steps, precision, any of training/config.py."
     )
+    spaces: list[str] = Field(
+        default=[],
+        description="Latent spaces, for recipes that move photos in them: sd1, sdxl, sd3, flux1, folders or hub ids.",
+    )
     initial: str = Field(default="", description="A defender to start from: alias or digest; empty starts afresh.")
     sample_sheet: int = Field(
         default=0, ge=0, description="Photos shown protected once it is trained; 0: none, since they show people."
@@ -80,6 +86,15 @@ def run_models(config: TeacherRunConfig, places: Places) -> tuple[DiffusionSourc
         ValueError: if one cannot be used, or the hub cannot be asked for it.
     """
     return tuple(pinned(diffusion_sources(config.models, Path(places.weights) / "embedded-64", config.model_options)))
+
+
+def run_spaces(config: DefenderRunConfig, places: Places) -> tuple[SpaceSource, ...]:
+    """The latent spaces of a run, pinned.
+
+    Raises:
+        ValueError: if one cannot be used, or the hub cannot be asked for it.
+    """
+    return tuple(pinned(space_sources(config.spaces, Path(places.weights) / "embedded-64"))) if config.spaces else ()
 
 
 def teacher_config(config: TeacherRunConfig) -> TeacherConfig:

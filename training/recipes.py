@@ -94,10 +94,10 @@ def demo() -> TrainingConfig:
 def any_size() -> TrainingConfig:
     """The shipped defender: a convolutional network for photos of any size, against an ensemble of latent spaces.
 
-    `rid train --recipe any_size --spaces sd1 sdxl sd3 flux1 --photo-side 256 --photos FACES.parquet --out RUN`: about
-    1.2 CPU-seconds a step on cores with bfloat16. What it reaches is in models/weights/README.md. On a GPU, against the
-    autoencoders of the large models themselves, name their hub ids in `--spaces` and raise `--set batch=64` and
-    `--set view_side=128`.
+    `rid train --recipe any_size --photo-side 256 --photos FACES.parquet --out RUN --spaces sd1 --spaces sdxl
+    --spaces sd3 --spaces flux1`: about 1.2 CPU-seconds a step on cores with bfloat16. What it reaches is in
+    models/weights/README.md. On a GPU, against the autoencoders of the large models themselves, name their hub ids in
+    `--spaces` and raise `--set batch=64` and `--set view_side=128`.
     """
     return TrainingConfig(
         recipe="any_size",

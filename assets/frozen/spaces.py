@@ -8,11 +8,17 @@ from typing import TYPE_CHECKING
 from rid.resources.frozen.latent_spaces import SpaceSource
 
 if TYPE_CHECKING:
+    import torch
+
     from rid.models.latent_space import LatentSpace
 
 
-def load_spaces(sources: Sequence[SpaceSource]) -> list[LatentSpace]:
-    """Loads and freezes latent spaces, on the GPU where there is one.
+def load_spaces(sources: Sequence[SpaceSource], *, device: str | torch.device = "auto") -> list[LatentSpace]:
+    """Loads and freezes latent spaces.
+
+    Args:
+        sources: where they lie.
+        device: where to put them; "auto" is a GPU if there is any.
 
     Raises:
         ValueError: in one sentence, if one of them cannot be loaded.
@@ -21,7 +27,8 @@ def load_spaces(sources: Sequence[SpaceSource]) -> list[LatentSpace]:
 
     from rid.models.latent_space import load_latent_space
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     return [
         load_latent_space(
             source.location,

@@ -22,6 +22,7 @@ from rid.assets.teaching.training_worker import train
 from rid.resources.dask_workers import Workers
 from rid.resources.defender_registry import DefenderEntry
 from rid.resources.frozen.diffusion_sources import DiffusionSource
+from rid.resources.frozen.latent_spaces import SpaceSource
 from rid.resources.storage import Storage
 from rid.training.run_log import CURVES
 
@@ -40,7 +41,8 @@ class TrainingRequest:
         home: RID_HOME, or the folder that stands for it: has squares, perturbations and the folders of runs.
         catalogs: of the photos, by drop, in order.
         config: the training.
-        models: frozen models that the losses look through.
+        models: frozen diffusion models that the losses look through.
+        spaces: latent spaces in which photos are moved.
         side: of the squares.
         teacher: the perturbations to learn from; None learns from none.
         initial: the defender to start from; None starts afresh.
@@ -59,6 +61,7 @@ class TrainingRequest:
     catalogs: Mapping[str, DropCatalog]
     config: TrainingConfig
     models: tuple[DiffusionSource, ...]
+    spaces: tuple[SpaceSource, ...]
     side: int
     teacher: TeacherRequest | None = None
     initial: DefenderEntry | None = None
@@ -82,6 +85,7 @@ class TrainingRequest:
             "photos": f"{files} files of squares with digest {photos.digest()[:16]}",
             "perturbations": f"{teacher.teacher.method} with digest {_digest(chosen)[:16]}" if teacher else None,
             "models": [f"{model.name} with digest {model.digest()[:16]}" for model in self.models],
+            "spaces": [f"{space.name} with digest {space.digest()[:16]}" for space in self.spaces],
             "initial": self.initial.digest if self.initial else None,
         }
 
@@ -135,11 +139,7 @@ def run_training(request: TrainingRequest, workers: TrainingWorkers, report: Rep
             another run; the sentence says what differs.
         RuntimeError: if a worker died; what was finished, and the last checkpoint, are kept.
     """
-    if request.config.uses_models and not request.models:
-        raise ValueError(
-            f"recipe {request.config.recipe!r} trains through frozen diffusion models: list at least one hub id, "
-            "folder, or 'embedded'"
-        )
+    _check(request)
     plain = plan_photos(request.home, request.side, request.catalogs)
     asked, run = request.asked(plain), request.run
     found = _begin(request, run, asked) if run is not None else None
@@ -160,6 +160,28 @@ def run_training(request: TrainingRequest, workers: TrainingWorkers, report: Rep
     run.discard(STATE)
     release_photos(request.home, run)  # squares of people: kept no longer than they are needed
     return Trained(digest, run, True, prepared.photos, prepared.left_out, prepared.perturbations)
+
+
+def _check(request: TrainingRequest) -> None:
+    """Finds out before any photo is read what the trainer would refuse."""
+    from rid.models.networks import SIZES
+
+    if request.config.uses_models and not request.models:
+        raise ValueError(
+            f"recipe {request.config.recipe!r} trains through frozen diffusion models: list at least one hub id, "
+            "folder, or 'embedded'"
+        )
+    if request.config.space_weight and not request.spaces:
+        raise ValueError(
+            f"recipe {request.config.recipe!r} moves photos in latent spaces: list at least one short name, hub id, "
+            "folder, or 'embedded' as a space"
+        )
+    needed = SIZES[request.config.size].working_resolution
+    if request.side < needed:
+        raise ValueError(
+            f"squares of {request.side} px are smaller than the {needed} px at which {request.config.size} works: "
+            "read them larger"
+        )
 
 
 def _perturbed(
@@ -211,6 +233,7 @@ def _train(request: TrainingRequest, run: Storage, workers: Workers, report: Rep
         home=request.home,
         config=request.config,
         models=request.models,
+        spaces=request.spaces,
         initial=request.initial,
         teacher=request.teacher.teacher if request.teacher else None,
         card=request.card,

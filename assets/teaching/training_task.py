@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rid.assets.frozen.diffusion_models import load_models
+from rid.assets.frozen.spaces import load_spaces
 from rid.assets.teaching.run_photos import load_photo_set
 from rid.resources.defender_registry import DefenderEntry
 from rid.resources.frozen.diffusion_sources import DiffusionSource
+from rid.resources.frozen.latent_spaces import SpaceSource
 from rid.resources.storage import Storage
 
 if TYPE_CHECKING:
@@ -52,7 +54,8 @@ class TrainingTask:
         run: folder that names what is read (`run_photos`), and keeps the log and the checkpoints.
         home: where the squares lie.
         config: the training.
-        models: the frozen models.
+        models: the frozen diffusion models.
+        spaces: the latent spaces.
         initial: the defender to start from; None starts afresh.
         teacher: made the perturbations; None: there are none.
         card: of the result.
@@ -68,6 +71,7 @@ class TrainingTask:
     home: Storage
     config: TrainingConfig
     models: tuple[DiffusionSource, ...]
+    spaces: tuple[SpaceSource, ...] = ()
     initial: DefenderEntry | None = None
     teacher: TeacherConfig | None = None
     card: CardText = field(default_factory=CardText)
@@ -103,6 +107,7 @@ def train_here(task: TrainingTask, folder: Path, on_step: OnStep | None = None) 
         photos,
         models,
         folder,
+        spaces=load_spaces(task.spaces, device=accelerator.device),
         initial=load_defender(folder / INITIAL)[0] if task.initial is not None else None,
         accelerator=accelerator,
         on_step=on_step,
@@ -120,10 +125,12 @@ def training_card(task: TrainingTask, photos: PhotoSet, folder: Path) -> Defende
     from rid.training.run_log import LOG_FILE, read_log, summarise_losses
 
     config, names = task.config, [source.name for source in task.models]
-    against = f"against {', '.join(names)}" if names else "without a diffusion model"
+    spaces = [source.name for source in task.spaces]
+    against = f"against {', '.join([*names, *spaces])}" if names or spaces else "without a frozen model"
     training: dict[str, Any] = {
         "config": config.to_json(),
         "models": names,
+        "spaces": spaces,
         "photos": len(photos.pixels),
         "initial": task.initial.digest if task.initial is not None else None,
         "losses": summarise_losses(read_log(folder / LOG_FILE)),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rid.assets.teaching.training_run import Trained, TrainingRequest
     from rid.resources.dask_workers import Workers
     from rid.resources.frozen.diffusion_sources import DiffusionSource
+    from rid.resources.frozen.latent_spaces import SpaceSource
     from rid.training.config import TrainingConfig
 
 TEACHER_BUDGET = 8  # levels, unless the recipe allows less
@@ -61,6 +62,7 @@ class TrainOptions:
     recipe: str
     photos: tuple[str, ...]
     models: tuple[str, ...]
+    spaces: tuple[str, ...]
     out: Path
     init: str | None
     fields: tuple[str, ...]
@@ -87,6 +89,10 @@ def train(
     models: Annotated[
         list[str] | None,
         typer.Option(help="Frozen diffusion model, once each: folder, hub id, or 'embedded', the one that ships."),
+    ] = None,
+    spaces: Annotated[
+        list[str] | None,
+        typer.Option(help="Latent space, once each, for recipes that move photos in them: sd1, sdxl, folder, hub id."),
     ] = None,
     init: Annotated[str | None, typer.Option(help="Defender to start from: alias, digest or path.")] = None,
     fields: Annotated[
@@ -148,6 +154,7 @@ def train(
         recipe=recipe,
         photos=tuple(photos),
         models=tuple(models or ()),
+        spaces=tuple(spaces or ()),
         out=out,
         init=init,
         fields=tuple(fields or ()),
@@ -203,7 +210,7 @@ def build_request(options: TrainOptions, teaching: TeacherOptions, photos: Worke
     from rid.assets.teaching.training_run import TrainingRequest
     from rid.assets.teaching.training_task import CardText
     from rid.dagster_project.settings import rid_home
-    from rid.models.defender import SIZES
+    from rid.models.networks import SIZES
     from rid.resources.storage import Storage
     from rid.training.devices import check_device
     from rid.training.recipes import recipe
@@ -217,6 +224,7 @@ def build_request(options: TrainOptions, teaching: TeacherOptions, photos: Worke
         catalogs=catalogue_sources(home.child("catalogs"), [Storage(url) for url in options.photos], photos, report),
         config=config,
         models=model_sources(options) if config.uses_models else (),
+        spaces=space_list(options) if config.space_weight else (),
         side=side,
         teacher=teacher,
         initial=rid_home().registry().resolve(options.init) if options.init else None,
@@ -278,7 +286,8 @@ def model_sources(options: TrainOptions) -> tuple[DiffusionSource, ...]:
         ValueError: if there is none, or one cannot be used.
     """
     from rid.dagster_project.settings import WEIGHTS
-    from rid.resources.frozen.diffusion_sources import diffusion_sources, pinned
+    from rid.resources.frozen.diffusion_sources import diffusion_sources
+    from rid.resources.frozen.hub import pinned
 
     if not options.models:
         raise InvalidRequest("a frozen diffusion model is needed: --models with a folder, a hub id, or 'embedded'")
@@ -290,6 +299,21 @@ def model_sources(options: TrainOptions) -> tuple[DiffusionSource, ...]:
     for model, dtype in per_model("--model-dtype", options.dtypes, options.models):
         fields[model]["dtype"] = dtype
     return tuple(pinned(diffusion_sources(options.models, WEIGHTS / "embedded-64", fields)))
+
+
+def space_list(options: TrainOptions) -> tuple[SpaceSource, ...]:
+    """The latent spaces.
+
+    Raises:
+        ValueError: if there is none, or one cannot be used.
+    """
+    from rid.dagster_project.settings import WEIGHTS
+    from rid.resources.frozen.hub import pinned
+    from rid.resources.frozen.latent_spaces import space_sources
+
+    if not options.spaces:
+        raise InvalidRequest("a latent space is needed: --spaces with sd1, sdxl, sd3, flux1, a folder, or a hub id")
+    return tuple(pinned(space_sources(options.spaces, WEIGHTS / "embedded-64")))
 
 
 def per_model(option: str, items: Sequence[str], models: Sequence[str]) -> list[tuple[str, str]]:

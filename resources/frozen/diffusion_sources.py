@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,6 @@ from typing import Any
 EMBEDDED = "embedded"
 DTYPES = ("float32", "float16", "bfloat16")
 HUB_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$")
-COMMIT = re.compile(r"^[0-9a-f]{40}$")
-HUB_SECONDS = 20.0  # patience with the hub
 MODEL_FILES = (".json", ".txt", ".model", ".safetensors", ".bin")
 
 
@@ -93,46 +91,6 @@ def diffusion_sources(
         _source({"location": model, **options.get(model, {})} if isinstance(model, str) else model, embedded)
         for model in models
     ]
-
-
-def pinned(sources: Sequence[DiffusionSource]) -> list[DiffusionSource]:
-    """Returns the sources with the commit of each hub model as its revision: a branch may move, a commit may not.
-
-    Raises:
-        ValueError: if the hub cannot be asked and no copy of the model is in its cache here.
-    """
-    return [
-        source
-        if source.is_folder or COMMIT.match(source.revision or "")
-        else replace(source, revision=_commit(source.location, source.revision))
-        for source in sources
-    ]
-
-
-def _commit(location: str, revision: str | None) -> str:
-    """Returns the commit of a branch or tag, as the hub says, or as its cache on this machine has it."""
-    try:
-        from huggingface_hub import HfApi, constants
-        from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-        from huggingface_hub.file_download import repo_folder_name
-    except ImportError as error:
-        raise ValueError(f"the hub model {location} needs huggingface_hub: install the extra [train]") from error
-    try:
-        found = HfApi().model_info(location, revision=revision, timeout=HUB_SECONDS).sha
-        if found:
-            return str(found)
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
-        reason = type(error).__name__
-    else:
-        reason = "it names no commit"
-    folder = repo_folder_name(repo_id=location, repo_type="model")
-    cached = Path(constants.HF_HUB_CACHE) / folder / "refs" / (revision or "main")
-    if not cached.is_file():
-        raise ValueError(
-            f"the hub cannot be asked for the model {location} ({reason}), and its cache here has no copy: check the "
-            "name, your network and your access, or give a local folder"
-        )
-    return cached.read_text(encoding="utf-8").strip()
 
 
 def _source(model: Mapping[str, Any], embedded: Path) -> DiffusionSource:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from random_pipelines import write_random_pipeline
 from small_catalogs import photo_bytes, tree
+from small_spaces import save_spaces
 
 from rid.assets.teaching import training_task
 from rid.assets.teaching.photo_cache import PhotoCache
@@ -166,6 +167,26 @@ def test_a_regression_alone_and_a_share_of_nothing(rid: Any, command: list[str],
     assert code == 0, err
     assert "teacher" not in config_of(tmp_path / "plain" / "defender")["training"]
     assert not (tmp_path / "plain" / "run" / "perturbations").exists()
+
+
+def test_a_recipe_of_latent_spaces_needs_no_diffusion_model(rid: Any, tmp_path: Path) -> None:
+    photos = write_people(tmp_path / "people.parquet")
+    spaces = [word for folder in save_spaces(tmp_path / "spaces") for word in ("--spaces", str(folder))]
+    fields = ["steps=2", "batch=2", "view_side=32", "window_min=48"]
+    common = ["train", "--recipe", "any_size", "--photos", str(photos), "--out", "out", *QUICK]
+    common += [word for field in fields for word in ("--set", field)]
+    code, _, err = rid(*common)
+    assert code == 5 and "a latent space is needed: --spaces" in err
+    code, out, err = rid(*common, *spaces)
+    assert code == 0, err
+    config = config_of(tmp_path / "out" / "defender")
+    assert config["training"]["spaces"] == ["space-0", "space-1"] and config["training"]["models"] == []
+    assert "Trained against space-0, space-1 with the recipe any_size" in config["description"]
+    assert config["architecture"]["class"] == "ConvolutionalDefender" and "0 of them with a perturbation" in out
+    code, _, err = rid(*common, *spaces, "--photo-side", "64")
+    assert code == 5 and "squares of 64 px are smaller than the 128 px at which conv-56 works" in err
+    code, _, err = rid(*common, *spaces[:2])
+    assert code == 5 and "spaces was ['space-0 with digest" in err
 
 
 @pytest.mark.parametrize(
