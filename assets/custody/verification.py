@@ -268,13 +268,13 @@ class DropCheck:
         """Re-hashes the pictures in protected columns beside the photo."""
         if not names:
             return
-        recorded = stored_pictures(batch)
-        for row, digests in zip(batch.select(["key", *names]).to_pylist(), recorded, strict=True):
-            found = picture_digests([row[name] for name in names])
+        where = ", ".join(repr(name) for name in names)
+        values = batch.select(names).to_pylist()
+        for key, carried, digests in zip(batch.column("key").to_pylist(), values, stored_pictures(batch), strict=True):
+            found = picture_digests([carried[name] for name in names])
             self._result.pictures += len(found)
             if found != digests:
-                where = ", ".join(repr(name) for name in names)
-                self._add("changed", row["key"], f"the pictures in column {where} are not those of its receipt")
+                self._add("changed", key, f"the pictures in column {where} are not those of its receipt")
 
     def _check_sidecars(self, sidecars: Iterable[SidecarReceipt]) -> None:
         """Re-hashes the XMP files that went along with a photo."""
