@@ -21,7 +21,7 @@ class ProgressBar:
 
     @property
     def shown(self) -> bool:
-        """Whether anybody sees it."""
+        """Returns whether anybody sees it."""
         return not self._quiet
 
     def __enter__(self) -> ProgressBar:

@@ -38,7 +38,7 @@ class StudyTask:
 
     @property
     def what(self) -> str:
-        """What is done, in a few words."""
+        """Says what is done, in a few words."""
         cell = self.cell
         if cell is None:
             return "analysis" if self.analysed else "photos"

@@ -34,7 +34,7 @@ Log = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class EmbeddedRun:
-    """What both trainings have in common.
+    """The part that both trainings have in common.
 
     Attributes:
         photos: Parquet files with a column `image` and optionally `age` and `gender`.
