@@ -36,7 +36,7 @@ def main() -> None:
     from rid.dagster_project.demo.chain import DROP, DemoSettings, run_chain
     from rid.resources.rid_home import POLICY
 
-    settings = DemoSettings(teacher_steps=2, training_steps=30) if options.quick else DemoSettings()
+    settings = DemoSettings(teacher_steps=2, training_steps=30, report_photos=6) if options.quick else DemoSettings()
     _set_policy(folder / HOME / POLICY, settings.budget_levels)
     written = write_demo_photos(folder / SOURCE / DROP)
     _say("photos", f"{written} files written" if written else "there already", monotonic() - began)

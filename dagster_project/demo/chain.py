@@ -20,16 +20,18 @@ QUIET = {"loggers": {"console": {"config": {"log_level": "WARNING"}}}}
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """The extent of the demo's training; its defender is thrown away.
+    """The extent of the demo's training and of its report; its defender is thrown away.
 
     Attributes:
         teacher_steps: ascent steps a photo.
         training_steps: of the defender.
+        report_photos: protected photos that the report measures.
         budget_levels: the budget.
     """
 
     teacher_steps: int = 15
-    training_steps: int = 200
+    training_steps: int = 120
+    report_photos: int = 12
     budget_levels: int = 8
 
 
@@ -64,13 +66,14 @@ def run_chain(
         "budget_levels": settings.budget_levels,
     }
     training = {**teacher, "drops": [DROP], "recipe": "demo", "recipe_fields": {"steps": settings.training_steps}}
+    report = {"models": [EMBEDDED, UNSEEN], "photos": settings.report_photos, "draws": 4, "contact_sheet": 6}
     chain: dict[str, tuple[str, dict[str, Any]]] = {
         "photo_catalog": ("drop_chain", {}),
         "teacher_perturbations": ("teacher_perturbations", teacher),
         "defender": ("defender", training | {"name": "demo"}),
         "defender_onnx": ("defender_onnx", {"promote": True, "although_it_fails": True}),  # it is thrown away
         "protected_catalog": ("drop_chain", {}),
-        "protection_report": ("drop_chain", {"report": {"models": [EMBEDDED, UNSEEN], "draws": 4, "contact_sheet": 6}}),
+        "protection_report": ("drop_chain", {"report": report}),
     }
     stages = {}
     for asset, (step, config) in chain.items():
