@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from rid.assets.frozen.spaces import load_spaces
 from rid.assets.studies.measured_photos import MeasuredPhotos
@@ -46,11 +47,18 @@ def measure(entry: DefenderEntry, what: Measuring, say: Callable[[str], None]) -
         say: is told of every step.
 
     Raises:
-        ValueError: if it has no ONNX file, was not trained for a budget, or a photo or a space cannot be read.
+        ValueError: if it has no ONNX file, was not trained for a budget, was trained on a space that is called unseen,
+            or a photo or a space cannot be read.
     """
     from rid.models.engines import OnnxEngine
     from rid.training.evaluation.gates.measuring import GateMeasurement, JudgedSpace, measure_defender
 
+    for source in what.unseen:
+        if {source.name, Path(source.location).name} & _trained_on(entry):
+            raise ValueError(
+                f"defender {entry.name} was trained on the latent space {source.name}, which is therefore not unseen: "
+                "name another with --unseen"
+            )
     budgets = tuple(entry.budget(budget) for budget in what.budgets) or (entry.budget(None),)
     name = entry.onnx_file
     model = fetch_defender(entry.location, entry.digest, {name: entry.config["files"][name]})[name]
@@ -58,6 +66,12 @@ def measure(entry: DefenderEntry, what: Measuring, say: Callable[[str], None]) -
     judged = [JudgedSpace(space, number < len(what.claimed)) for number, space in enumerate(spaces)]
     how = GateMeasurement(what.sides, budgets, entry.budget(None), what.seed)
     return measure_defender(OnnxEngine(model), what.photos.files, what.photos.people, judged, how, say)
+
+
+def _trained_on(entry: DefenderEntry) -> set[str]:
+    """The names of the models and spaces in the card of a training."""
+    training = entry.config.get("training", {})
+    return {str(name) for field in ("models", "spaces") for name in training.get(field, [])}
 
 
 def promote(

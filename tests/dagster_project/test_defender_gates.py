@@ -95,6 +95,18 @@ def test_bad_measurements_are_told_in_one_sentence(rid: Any, faces: Path, tmp_pa
         assert code == 5 and sentence in err, err
 
 
+def test_a_space_of_the_training_is_not_called_unseen(rid: Any, faces: Path, tmp_path: Path) -> None:
+    config = json.loads((tmp_path / "defender" / "config.json").read_text())
+    training = {"models": ["embedded-64"], "spaces": ["sd1"]}
+    (tmp_path / "defender" / "config.json").write_text(json.dumps({**config, "training": training}))
+    space = str(save_spaces(tmp_path, 1)[0])
+    for unseen in ("embedded", "sd1"):
+        code, _, err = rid(
+            "defenders", "measure", "defender", "--photos", str(faces), "--space", space, "--unseen", unseen
+        )
+        assert code == 5 and f"was trained on the latent space {unseen}" in err and "--unseen" in err
+
+
 def test_figures_are_kept_in_the_registry_and_survive_registering_again(tmp_path: Path) -> None:
     shipped, made = tmp_path / "shipped", tmp_path / "made"
     write_tiny_defender(shipped / "default", seed=7)

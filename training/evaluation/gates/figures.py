@@ -221,7 +221,7 @@ def _problems(side: SideFigures, gates: Gates) -> list[str]:
         found.append("no space that it was not trained on was measured")
     elif not max(one.over_noise.mean for one in others) >= gates.over_noise:
         figures = ", ".join(f"{one.name} {one.over_noise.mean:.2f}" for one in others)
-        found.append(f"it does so in no space that it was not trained on ({figures})")
+        found.append(f"it does that in no space that it was not trained on, where one is asked for ({figures})")
     if not side.cosine.mean <= gates.cosine:
         found.append(
             f"its perturbations of different photos have a cosine of {side.cosine.mean:.2f} (at most {gates.cosine:g})"
