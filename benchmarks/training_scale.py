@@ -1,7 +1,9 @@
 """Memory of a training over many photos: `python -m benchmarks.training_scale`.
 
-For each number of photos a driver prepares a training with two worker processes, and a process beside it draws batches
-as the trainer does. Both are processes of their own, whose peak of resident memory is printed, mapped files included.
+For each number of photos a driver prepares a training as `rid train` and the asset `defender` do, with two worker
+processes: it plans and cuts squares, selects what a teacher gets, and gathers perturbations beside their squares. A
+process beside it draws batches as the trainer does. Both are processes of their own, whose peak of resident memory is
+printed, mapped files included.
 
 Up to `--decoded` photos are JPEGs in Parquet files, indexed and cut as `photo_catalog` and `defender` do it, every
 thousandth damaged. Beyond that catalog and squares are made up: the tasks write random squares of their photos instead
@@ -22,7 +24,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,12 +31,13 @@ import numpy as np
 import pyarrow as pa
 
 from rid.assets.catalog.index import PhotoIndex, index_source
-from rid.assets.catalog.plan import DropCatalog, read_current, write_catalog
+from rid.assets.catalog.plan import read_current, write_catalog
 from rid.assets.teaching import photo_cache
 from rid.assets.teaching.array_files import ArrayWriter
-from rid.assets.teaching.photo_cache import PhotoCache, SquaresTask
+from rid.assets.teaching.photo_cache import SquaresTask
 from rid.assets.teaching.run_photos import Perturbed, load_photo_set, plan_photos
-from rid.assets.teaching.teacher_cache import TeacherCache
+from rid.assets.teaching.teacher_cache import Selection, TeacherCache
+from rid.assets.teaching.teacher_units import CutDrop, UnitPlan
 from rid.resources.catalogs import ParquetLayout, SourceListing
 from rid.resources.dask_workers import Workers, WorkerSettings
 from rid.resources.schemas import CATALOG
@@ -45,7 +47,6 @@ from rid.training.teachers.units import Unit, photo_digest
 SIDE = 64
 BUDGET = 8
 PARQUET_ROWS = 20_000  # rows of a made-up Parquet file
-TASK_PHOTOS = 16  # in a unit of made-up perturbations
 BATCH, PAIR_BATCH = 64, 16
 
 
@@ -107,25 +108,14 @@ def set_up(folder: Path, photos: int, decoded: bool) -> None:
         write_catalog(Storage(str(folder / "state")), "d", index_source(Storage(str(folder / "photos")), workers), None)
 
 
-def make_up_perturbations(cache: PhotoCache, catalog: DropCatalog, teacher: TeacherCache, every: int) -> list[Unit]:
-    """Writes perturbations of some squares, as a teacher leaves them; returns their units."""
-
-    def chosen() -> Iterator[str]:
-        number = 0
-        for task in cache.tasks(catalog):
-            for digest in cache.index(task.name).digests:
-                if number % every == 0:
-                    yield digest
-                number += 1
-
-    random = np.random.default_rng(0)
-    digests, units = list(dict.fromkeys(chosen())), []
-    for start in range(0, len(digests), TASK_PHOTOS):
-        unit = Unit(tuple(digests[start : start + TASK_PHOTOS]))
-        shape = (len(unit.photos), cache.side, cache.side, 3)
+def make_up_perturbations(drop: CutDrop, teacher: TeacherCache, every: int) -> tuple[Unit, ...]:
+    """Selects a share of the squares as `teacher_run` does and writes perturbations, as a teacher leaves them."""
+    random, units = np.random.default_rng(0), []
+    for unit in UnitPlan(drop, Selection(1 / every, seed=0), teacher).units():
+        shape = (len(unit.photos), drop.squares.side, drop.squares.side, 3)
         teacher.write(unit.address, random.integers(-BUDGET, BUDGET + 1, shape, dtype=np.int8))
         units.append(unit)
-    return units
+    return tuple(units)
 
 
 def drive(folder: Path, every: int, decoded: bool) -> dict[str, float]:
@@ -139,11 +129,15 @@ def drive(folder: Path, every: int, decoded: bool) -> dict[str, float]:
     run, base = home.child("training", "run"), peak_mib()
     with Workers(WorkerSettings(n_workers=2, use_gpus=False)) as workers:
         began = time.monotonic()
-        plan_photos(home, SIDE, {"d": catalog}).prepare(workers, run)
+        plan = plan_photos(home, SIDE, {"d": catalog})
+        plan.prepare(workers, run)
         cut_s, cut_mib = time.monotonic() - began, peak_mib()
         teacher = TeacherCache(home.child("perturbations", "made-up"))
-        units = make_up_perturbations(PhotoCache(home, SIDE), catalog, teacher, every)
-        plan = plan_photos(home, SIDE, {"d": catalog}, Perturbed(teacher, tuple(units), BUDGET))
+        began = time.monotonic()
+        drop = CutDrop(plan.cache, catalog, plan.cache.cut(workers, catalog))
+        units = make_up_perturbations(drop, teacher, every)
+        select_s = time.monotonic() - began
+        plan = replace(plan, perturbed=Perturbed(teacher, units, BUDGET))
         began = time.monotonic()
         prepared = plan.prepare(workers, run)
         pairs_s = time.monotonic() - began
@@ -155,6 +149,7 @@ def drive(folder: Path, every: int, decoded: bool) -> dict[str, float]:
         "cut_mib": cut_mib,
         "peak_mib": peak_mib(),
         "cut_s": cut_s,
+        "select_s": select_s,
         "pairs_s": pairs_s,
     }
 
@@ -203,7 +198,8 @@ def measure(folder: Path, photos: int, options: argparse.Namespace) -> dict[str,
     )
     print(
         f"  driver: peak {driver['peak_mib']:.0f} MiB (at its start {driver['base_mib']:.0f}, after cutting "
-        f"{driver['cut_mib']:.0f}), cut in {driver['cut_s']:.0f} s, perturbations gathered in {driver['pairs_s']:.0f} s"
+        f"{driver['cut_mib']:.0f}), cut in {driver['cut_s']:.0f} s, selected in {driver['select_s']:.0f} s, "
+        f"perturbations gathered in {driver['pairs_s']:.0f} s"
     )
     print(
         f"  trainer: peak {trainer['peak_mib']:.0f} MiB (before it opens them {trainer['base_mib']:.0f}), opened in "
