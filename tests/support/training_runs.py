@@ -193,6 +193,16 @@ def run_task_and_die(task: Any, checkpoint: int | None, environment: dict[str, s
     train(task)
 
 
+def train_and_die_when_told(task: Any, temporary: str) -> None:
+    """Runs a training task of several processes, and kills itself when it hears of the first step."""
+    import tempfile
+
+    from rid.assets.teaching.training_worker import train
+
+    tempfile.tempdir = temporary
+    train(task, lambda record: die())
+
+
 def in_child(function: Callable[..., None], *arguments: Any) -> int | None:
     """Runs a function of this module in a process of its own and returns its exit code.
 

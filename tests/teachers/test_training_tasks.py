@@ -2,14 +2,16 @@
 
 import json
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from random_pipelines import write_random_pipeline
 from small_catalogs import HERE, write_photos
-from training_runs import CONFIG, SIDE, in_child, run_task_and_die
+from training_runs import CONFIG, SIDE, in_child, run_task_and_die, train_and_die_when_told
 
 from rid.assets.teaching.photo_sources import catalogue_sources
 from rid.assets.teaching.run_photos import plan_photos
@@ -87,6 +89,24 @@ def test_two_processes_that_a_task_starts_train_a_defender(photos: Path, pipelin
     alone.run.write_bytes("photos.json", task.run.read_bytes("photos.json"))
     with pytest.raises(ValueError, match="leaves some of 2 processes idle"):
         train(alone)
+
+
+@pytest.mark.slow
+def test_the_processes_of_a_task_that_was_killed_end(photos: Path, pipeline: Path, tmp_path: Path) -> None:
+    task = training_task(Storage(str(tmp_path / "home")), photos, pipeline, processes=2)
+    task = replace(task, config=replace(task.config, steps=100_000, checkpoint_every=100_000))
+    (tmp_path / "temporary").mkdir()
+    assert in_child(train_and_die_when_told, task, str(tmp_path / "temporary")) == KILLED
+    deadline = time.monotonic() + 120
+    while left := processes_of(tmp_path / "temporary"):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.5)
+
+
+def processes_of(folder: Path) -> list[str]:
+    """The processes that were started over a folder."""
+    lines = [" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])]
+    return [line for line in lines if str(folder) in line]
 
 
 def test_processes_are_one_a_gpu() -> None:
