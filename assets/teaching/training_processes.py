@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -21,9 +20,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rid.assets.teaching.training_task import OnStep, TrainingTask, train_here
+from rid.assets.teaching.training_task import OnStep, TrainingTask, from_json, to_json, train_here
 
-TASK, STEPS, ERROR = "task.pickle", "steps.jsonl", "error.json"
+TASK, STEPS, ERROR = "task.json", "steps.jsonl", "error.json"
 PARENT = "RID_TRAINING_TASK"  # the process id of the task
 LOOK_SECONDS = 0.3
 STOP_SECONDS = 20.0
@@ -62,7 +61,7 @@ def launch(task: TrainingTask, folder: Path, processes: int, on_step: OnStep | N
         ValueError: what a process raised.
         RuntimeError: what a process raised, or that one died.
     """
-    (folder / TASK).write_bytes(pickle.dumps(task))
+    (folder / TASK).write_text(json.dumps(to_json(task)), encoding="utf-8")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     environment = os.environ | {PARENT: str(os.getpid())}
     if task.device == "cpu":
@@ -130,7 +129,7 @@ def _raise(file: Path, code: int, output: str) -> None:
 
 def _work(folder: Path) -> None:
     """Trains as one process."""
-    task: TrainingTask = pickle.loads((folder / TASK).read_bytes())
+    task = from_json(json.loads((folder / TASK).read_bytes()))
     parent = int(os.environ[PARENT])
     with (folder / STEPS).open("a", encoding="utf-8") as steps:
 

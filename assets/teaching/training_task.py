@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -81,6 +81,42 @@ class TrainingTask:
     processes: int = 1
     device: str = "auto"
     threads: int | None = None
+
+
+def to_json(task: TrainingTask) -> dict[str, Any]:
+    """Returns what a process of a training has to know, for a file that it reads."""
+    return {
+        "run": task.run.url,
+        "home": task.home.url,
+        "config": task.config.to_json(),
+        "models": [asdict(model) for model in task.models],
+        "spaces": [asdict(space) for space in task.spaces],
+        "initial": asdict(task.initial) if task.initial is not None else None,
+        "teacher": task.teacher.to_json() if task.teacher is not None else None,
+        "card": asdict(task.card),
+        "device": task.device,
+        "threads": task.threads,
+    }
+
+
+def from_json(fields: dict[str, Any]) -> TrainingTask:
+    """Reads what `to_json` returned."""
+    from rid.training.config import TrainingConfig
+    from rid.training.teachers.config import TeacherConfig
+
+    initial, teacher, card = fields["initial"], fields["teacher"], fields["card"]
+    return TrainingTask(
+        run=Storage(fields["run"]),
+        home=Storage(fields["home"]),
+        config=TrainingConfig(**fields["config"]),
+        models=tuple(DiffusionSource(**model) for model in fields["models"]),
+        spaces=tuple(SpaceSource(**space) for space in fields["spaces"]),
+        initial=DefenderEntry(**initial | {"aliases": tuple(initial["aliases"])}) if initial is not None else None,
+        teacher=TeacherConfig.from_json(teacher) if teacher is not None else None,
+        card=CardText(**card | {"drops": tuple(card["drops"])}),
+        device=fields["device"],
+        threads=fields["threads"],
+    )
 
 
 def train_here(task: TrainingTask, folder: Path, on_step: OnStep | None = None) -> None:

@@ -16,14 +16,16 @@ from training_runs import CONFIG, SIDE, in_child, run_task_and_die, train_and_di
 from rid.assets.teaching.photo_sources import catalogue_sources
 from rid.assets.teaching.run_photos import plan_photos
 from rid.assets.teaching.training_processes import process_count
-from rid.assets.teaching.training_task import CardText, TrainingTask
+from rid.assets.teaching.training_task import CardText, TrainingTask, from_json, to_json
 from rid.assets.teaching.training_worker import fetch_initial, train
 from rid.models.checkpoint import load_defender
 from rid.resources.dask_workers import Workers
 from rid.resources.defender_registry import DefenderRegistry
 from rid.resources.frozen.diffusion_sources import DiffusionSource
+from rid.resources.frozen.latent_spaces import SpaceSource
 from rid.resources.storage import Storage
 from rid.training.run_log import LOG_FILE
+from rid.training.teachers.config import TeacherConfig
 
 KILLED = -9
 SHIPPED = Path(__file__).parents[2] / "models" / "weights"
@@ -107,6 +109,15 @@ def processes_of(folder: Path) -> list[str]:
     """The processes that were started over a folder."""
     lines = [" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])]
     return [line for line in lines if str(folder) in line]
+
+
+def test_a_task_is_the_same_in_every_process(photos: Path, pipeline: Path, tmp_path: Path) -> None:
+    entry = DefenderRegistry(Storage(str(tmp_path / "home")), SHIPPED).resolve("default")
+    spaces, teacher = (SpaceSource(str(pipeline)),), TeacherConfig("mist", prompt=" ", seed=3)
+    task = training_task(
+        Storage(str(tmp_path / "home")), photos, pipeline, initial=entry, spaces=spaces, teacher=teacher
+    )
+    assert from_json(json.loads(json.dumps(to_json(task)))) == replace(task, registry=None)
 
 
 def test_processes_are_one_a_gpu() -> None:
