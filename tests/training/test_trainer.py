@@ -30,7 +30,7 @@ from rid.training.run_log import SCALARS, RunLog, read_log, summarise_losses
 from rid.training.trainer import TrainingDiverged, learning_rate_factor
 from rid.training.training_state import STATE_FILE, WRITING, fresh_state, resume, save_state
 
-SHIPPED = Path(__file__).parents[2] / "models" / "weights" / "default"
+SHIPPED = Path(__file__).parents[2] / "models" / "weights" / "faces-64"
 KILLED = -9
 
 
