@@ -25,6 +25,8 @@ from rid.models.networks import Network
 
 OPSET = 20
 FLOAT_TOLERANCE = 1e-4  # of the budget
+# Vectors of fixed length amplify rounding where a picture has hardly any texture; a photo's levels are whole numbers.
+CONVOLUTIONAL_TOLERANCE = 1e-3
 INT8_TOLERANCE = 0.02  # mean error, of the budget
 
 
@@ -80,10 +82,11 @@ def check_onnx(defender: Network, path: Path) -> ExportCheck:
     """Compares an exported file with the network before folding.
 
     Raises:
-        ValueError: if the file's output differs from the network's by more than FLOAT_TOLERANCE of the budget.
+        ValueError: if the file's output differs from the network's by more than its tolerance, in shares of the budget.
     """
     check = compare(defender, path)
-    if not check.max_error <= FLOAT_TOLERANCE:
+    tolerance = CONVOLUTIONAL_TOLERANCE if isinstance(defender.size, ConvolutionalSize) else FLOAT_TOLERANCE
+    if not check.max_error <= tolerance:
         raise ValueError(
             f"{path}: the exported network differs from the defender by {check.max_error:.2g} of the budget"
         )
