@@ -28,7 +28,7 @@ FLAGS = (
 WIDE, NARROW = (1440, 900), (1024, 768)
 PATIENCE = 30_000  # ms, for anything on a page
 RUN_SECONDS = 400
-GROUP = "/locations/dagster_project.definitions/asset-groups/protection/lineage"
+GROUP = "/locations/rid.dagster_project.definitions/asset-groups/protection/lineage"
 
 
 def chromium() -> str | None:
