@@ -5,7 +5,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,10 @@ def worker_processes() -> list[psutil.Process]:
     return found
 
 
+def worker_pids() -> list[int]:
+    return [process.pid for process in worker_processes()]
+
+
 def until(condition: Any, seconds: float = 60) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := condition()):
@@ -44,15 +48,20 @@ def until(condition: Any, seconds: float = 60) -> Any:
 
 
 @contextmanager
-def killer(kills: int) -> Iterator[list[int]]:
-    """Kills worker processes as soon as they are there, as often as it is told; yields the list of the dead."""
+def killer(kills: int, spared: Collection[int] = ()) -> Iterator[list[int]]:
+    """Kills worker processes as soon as they are there, as often as it is told; yields the list of the dead.
+
+    Args:
+        kills: how many.
+        spared: processes of clusters that earlier tests left to their session.
+    """
     dead: list[int] = []
     stop = threading.Event()
 
     def run() -> None:
         while not stop.is_set() and len(dead) < kills:
             for process in worker_processes():
-                if process.pid not in dead and len(dead) < kills:
+                if process.pid not in (*spared, *dead) and len(dead) < kills:
                     process.kill()
                     dead.append(process.pid)
             time.sleep(0.01)
@@ -141,7 +150,7 @@ def test_a_task_that_is_lost_again_and_again_ends_the_run(client: Any, tmp_path:
 
 
 def test_a_worker_that_is_killed_while_the_cluster_starts_does_not_end_the_run(tmp_path: Path, caplog: Any):
-    with killer(1) as dead, embedded(2) as workers:
+    with killer(1, worker_pids()) as dead, embedded(2) as workers:
         done = list(workers.run(trace, [Job("a", str(tmp_path))], prefix="start", expected=2))
     assert len(dead) == 1
     assert [completed.result for completed in done] == ["a"]
@@ -150,7 +159,7 @@ def test_a_worker_that_is_killed_while_the_cluster_starts_does_not_end_the_run(t
 
 def test_worker_processes_that_never_start_are_one_sentence(tmp_path: Path):
     with (
-        killer(100) as dead,
+        killer(100, worker_pids()) as dead,
         embedded(1) as workers,
         pytest.raises(WorkersUnavailable, match="3 times a worker process did not start"),
     ):
@@ -159,12 +168,13 @@ def test_worker_processes_that_never_start_are_one_sentence(tmp_path: Path):
 
 
 def test_a_worker_whose_new_process_is_killed_too_is_replaced(tmp_path: Path):
+    others = worker_pids()
     with embedded(1) as workers:
         client = workers.client(1)
         jobs = [Job("first", str(tmp_path)), Job("second", str(tmp_path)), Job("third", str(tmp_path))]
         run = workers.run(trace, jobs, prefix="again", expected=3, alone=True)
         assert next(run).result == "first"
-        with killer(2) as dead:
+        with killer(2, others) as dead:
             until(lambda: len(dead) == 2)
         assert [completed.result for completed in run] == ["second", "third"]
         assert len(client.nthreads()) == 1
