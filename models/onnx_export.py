@@ -27,7 +27,6 @@ OPSET = 20
 FLOAT_TOLERANCE = 1e-4  # of the budget
 # Vectors of fixed length amplify rounding where a picture has hardly any texture; a photo's levels are whole numbers.
 CONVOLUTIONAL_TOLERANCE = 1e-3
-INT8_TOLERANCE = 0.02  # mean error, of the budget
 
 
 @dataclass(frozen=True)
@@ -106,28 +105,6 @@ def _without_exporter_chatter() -> Iterator[None]:
             yield
     finally:
         registration.setLevel(level)
-
-
-def quantise_onnx(defender: Network, source: Path, path: Path) -> ExportCheck:
-    """Writes an int8 variant of an exported file: weights per channel, activations scaled at run time.
-
-    Raises:
-        ValueError: if the mean error exceeds INT8_TOLERANCE of the budget.
-    """
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    quantize_dynamic(
-        source,
-        path,
-        op_types_to_quantize=["MatMul", "Gemm"],
-        weight_type=QuantType.QInt8,
-        per_channel=True,
-        reduce_range=True,  # without VNNI, products of full-range int8 saturate their 16-bit sums
-    )
-    check = compare(defender, path)
-    if not check.mean_error <= INT8_TOLERANCE:
-        raise ValueError(f"{path}: int8 changes the perturbation by {check.mean_error:.2g} of the budget on average")
-    return check
 
 
 @torch.no_grad()

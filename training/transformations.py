@@ -11,12 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from rid.training.config import TrainingConfig
 from rid.training.differentiable_jpeg import MCU, jpeg_round_trip
 from rid.training.noise import StepNoise
+from rid.training.views import resized
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,5 @@ def transform(image: Tensor, drawn: Transformations) -> Tensor:
 def _shrunk_and_coded(photo: Tensor, scale: float, quality: Tensor) -> Tensor:
     """One (3, S, S) photo; its small side is at least one coding unit."""
     side = photo.shape[-1]
-    small = _resized(photo[None], max(min(MCU, side), round(scale * side))).clamp(-1, 1)  # (1, 3, s, s)
-    return _resized(jpeg_round_trip(small, quality[None]), side)[0].clamp(-1, 1)
-
-
-def _resized(image: Tensor, side: int) -> Tensor:
-    if image.shape[-1] == side:
-        return image
-    return F.interpolate(image, size=(side, side), mode="bicubic", antialias=True, align_corners=False)
+    small = resized(photo[None], max(min(MCU, side), round(scale * side))).clamp(-1, 1)  # (1, 3, s, s)
+    return resized(jpeg_round_trip(small, quality[None]), side)[0].clamp(-1, 1)

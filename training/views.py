@@ -16,11 +16,12 @@ from torch import Tensor
 
 from rid.models.networks import SIZES
 from rid.training.config import TrainingConfig
+from rid.training.differentiable_blur import blur
 from rid.training.differentiable_jpeg import jpeg_round_trip
 from rid.training.noise import StepNoise
 
 STEP_POSITION = 2**31  # no photo of a batch stands there: what a step draws once
-BLUR_REACH = 3  # pixels on each side
+LEAST_BLUR, LARGEST_BLUR = 0.3, 1.0  # pixels
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,7 @@ class View:
         mirrored: whether it is mirrored.
         coded: (B,) bool, the photos that are JPEG-coded.
         quality: (B,) integer JPEG quality.
-        blurred: (B,) bool, the photos that are blurred.
-        deviation: (B,) of the blur, in pixels of the view.
+        blur: (B,) standard deviation of the blur, in pixels of the view; 0 for photos that are not blurred.
     """
 
     top: int
@@ -44,8 +44,7 @@ class View:
     mirrored: bool
     coded: Tensor
     quality: Tensor
-    blurred: Tensor
-    deviation: Tensor
+    blur: Tensor
 
 
 def draw_view(config: TrainingConfig, step: int, noise: StepNoise) -> View:
@@ -59,15 +58,17 @@ def draw_view(config: TrainingConfig, step: int, noise: StepNoise) -> View:
     if plain >= config.view_plain_share:
         factor = config.view_enlarged if enlarged < 0.5 else side / largest
         side = min(largest, max(8, round(side / factor**scale)))
+    coded = noise.uniform() < config.transformed_share
+    quality = noise.integers(config.jpeg_quality_min, config.jpeg_quality_max + 1)
+    blurred = noise.uniform() < config.blurred_share
     return View(
         top=int(top * (largest - side + 1)),
         left=int(left * (largest - side + 1)),
         side=side,
         mirrored=mirrored < 0.5,
-        coded=noise.uniform() < config.transformed_share,
-        quality=noise.integers(config.jpeg_quality_min, config.jpeg_quality_max + 1),
-        blurred=noise.uniform() < config.blurred_share,
-        deviation=0.3 + 0.7 * noise.uniform(),
+        coded=coded,
+        quality=quality,
+        blur=blurred * (LEAST_BLUR + (LARGEST_BLUR - LEAST_BLUR) * noise.uniform()),
     )
 
 
@@ -77,8 +78,11 @@ def see(image: Tensor, view: View, view_side: int) -> Tensor:
     with torch.autocast(image.device.type, enabled=False):  # coding needs more than eight bits
         seen = resized(part.float(), view_side)  # (B, 3, V, V)
         seen = seen.flip(3) if view.mirrored else seen
-        if bool((view.coded | view.blurred).any()):
-            seen = torch.cat([_treated(seen[i : i + 1], view, i) for i in range(len(seen))])
+        if bool(view.blur.any()):
+            seen = blur(seen, view.blur, LARGEST_BLUR)
+        if bool(view.coded.any()):
+            coded = jpeg_round_trip(seen.clamp(-1, 1), view.quality)
+            seen = torch.where(view.coded.to(seen.device)[:, None, None, None], coded, seen)
         return seen.clamp(-1, 1)
 
 
@@ -87,25 +91,6 @@ def resized(image: Tensor, side: int) -> Tensor:
     if image.shape[-1] == side:
         return image
     return F.interpolate(image, size=(side, side), mode="bicubic", antialias=True, align_corners=False)
-
-
-def _treated(photo: Tensor, view: View, index: int) -> Tensor:
-    """One (1, 3, V, V) photo, blurred and coded if it was drawn."""
-    if view.blurred[index]:
-        photo = blurred(photo, float(view.deviation[index]))
-    if view.coded[index]:
-        photo = jpeg_round_trip(photo.clamp(-1, 1), view.quality[index][None])
-    return photo
-
-
-def blurred(image: Tensor, deviation: float) -> Tensor:
-    """Convolves (B, 3, H, W) images with a Gaussian; borders are mirrored."""
-    places = torch.arange(-BLUR_REACH, BLUR_REACH + 1, dtype=image.dtype, device=image.device)
-    kernel = torch.exp(-0.5 * (places / deviation) ** 2)
-    kernel = (kernel / kernel.sum()).expand(3, 1, 1, -1)  # (3, 1, 1, 7)
-    padded = F.pad(image, (BLUR_REACH,) * 4, mode="reflect")
-    rows = F.conv2d(padded, kernel, groups=3)
-    return F.conv2d(rows, kernel.transpose(2, 3), groups=3)
 
 
 def _working_resolution(config: TrainingConfig) -> int:

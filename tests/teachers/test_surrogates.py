@@ -15,6 +15,7 @@ from training_runs import SIDE, random_model
 
 from rid.models.frozen_diffusion import load_frozen_diffusion
 from rid.training.batches import pixels_to_signed
+from rid.training.differentiable_blur import blur
 from rid.training.noise import StepNoise
 from rid.training.teachers.methods import TEACHERS
 from rid.training.teachers.options import MetaCloakOptions, SimacOptions, SurrogateOptions
@@ -24,7 +25,7 @@ from rid.training.teachers.sds import SdsMinus, SdsPlus
 from rid.training.teachers.simac import Simac, decoder_features, pick_allowed
 from rid.training.teachers.surrogate import Lesson, Surrogate, packed_weights, unpacked_weights
 from rid.training.teachers.timestep_search import drop_least, gradient_sizes, informative_timesteps
-from rid.training.teachers.transforms import blur, random_transform, resample
+from rid.training.teachers.transforms import random_transform, resample
 
 CPU = torch.device("cpu")
 

@@ -23,7 +23,7 @@ from rid.training.space_displacement import (
     space_targets,
 )
 from rid.training.trainer import train_defender
-from rid.training.views import blurred, draw_view, see
+from rid.training.views import draw_view, see
 
 SPACES = replace(
     CONFIG,
@@ -86,11 +86,19 @@ def test_a_view_is_a_part_of_the_square() -> None:
     assert torch.equal(see(image, view, 16), part.flip(3) if view.mirrored else part)
 
 
-def test_blur_keeps_an_even_surface_and_halves_a_checkerboard() -> None:
-    even, board = torch.full((1, 3, 16, 16), 0.25), torch.ones(1, 3, 16, 16)
-    board[:, :, ::2, ::2] = board[:, :, 1::2, 1::2] = -1
-    assert torch.allclose(blurred(even, 0.8), even, atol=1e-6)
-    assert blurred(board, 0.8)[:, :, 4:12, 4:12].abs().max() < 0.5
+def test_only_photos_that_were_drawn_are_blurred_or_coded() -> None:
+    image = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    config = replace(SPACES, view_plain_share=1.0, transformed_share=0.5, blurred_share=0.5)
+    plain = replace(config, transformed_share=0.0, blurred_share=0.0)
+    treated = 0
+    for step in range(6):
+        view = draw_view(config, step, StepNoise(0, step, range(6)))
+        clean = see(image, draw_view(plain, step, StepNoise(0, step, range(6))), 16)
+        changed = [not torch.equal(*pair) for pair in zip(see(image, view, 16), clean, strict=True)]
+        touched = view.coded | (view.blur > 0)
+        assert [bool(one) for one in touched] == changed
+        treated += int(touched.sum())
+    assert 10 < treated < 36
 
 
 def test_the_loss_is_minus_the_mean_logarithm_in_units_of_channel_variance(spaces: list[LatentSpace]) -> None:

@@ -2,7 +2,7 @@
 
 A mirror, a rotation and a crop in one resampling, then a blur, then JPEG.
 
-B batch, S side, R blur radius.
+B batch, S side.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rid.training.differentiable_blur import blur
 from rid.training.differentiable_jpeg import jpeg_round_trip
 from rid.training.noise import StepNoise
 from rid.training.teachers.options import MetaCloakOptions
@@ -45,19 +46,3 @@ def resample(image: Tensor, mirrored: Tensor, angle: Tensor, kept: Tensor, centr
     rows = [torch.stack([flip * cos, -sin, centre[:, 0]], dim=1), torch.stack([flip * sin, cos, centre[:, 1]], dim=1)]
     grid = F.affine_grid(torch.stack(rows, dim=1).to(image), list(image.shape), align_corners=False)  # (B, S, S, 2)
     return F.grid_sample(image, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-
-
-def blur(image: Tensor, sigma: Tensor, largest: float) -> Tensor:
-    """Blurs (B, 3, S, S) images by Gaussians of (B,) standard deviations in pixels, at most `largest`."""
-    radius = math.ceil(3 * largest)
-    if radius == 0:
-        return image
-    B, channels, S, _ = image.shape
-    place = torch.arange(-radius, radius + 1, dtype=torch.float32)  # (2R + 1,)
-    kernel = torch.exp(-(place**2) / (2 * sigma.clamp_min(1e-3)[:, None] ** 2))  # (B, 2R + 1)
-    kernel = (kernel / kernel.sum(dim=1, keepdim=True)).to(image)
-    weights = kernel.repeat_interleave(channels, dim=0)  # (3B, 2R + 1)
-    planes = F.pad(image, (radius,) * 4, mode="replicate").reshape(1, B * channels, S + 2 * radius, S + 2 * radius)
-    planes = F.conv2d(planes, weights[:, None, None, :], groups=B * channels)
-    planes = F.conv2d(planes, weights[:, None, :, None], groups=B * channels)  # (1, 3B, S, S)
-    return planes.reshape(image.shape)
