@@ -21,12 +21,13 @@ from rid.models.photo_files.resampling import (
     Levels,
     Perturbation,
     add_saturating,
+    as_signed,
     enlarge,
     from_upright,
+    mirrored_to,
     place_windows,
     shrink,
     to_upright,
-    whole_picture,
 )
 from rid.models.photo_files.smooth_areas import smooth_change
 from rid.models.photo_files.xmp import UnreadablePacket
@@ -36,6 +37,7 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 MIN_GAIN = 0.1  # below it a photo is never called protected, whatever the policy
 DEAD_LEVELS = 1e-3  # a defender whose largest output is below this changes nothing
 READ_BACK = ProtectionPolicy(max_bytes=2**31 - 1, max_pixels=2 * PILLOW_BOMB_PIXELS, max_side=65_500, min_side=1)
+LONGEST = 4  # short sides; a longer picture goes through a network for any size in squares
 BLANK_LEVELS = 2  # a photo that varies no more than this has no texture
 SATURATED_SHARE = 0.25  # of the perturbation's energy; above it the photo is flagged
 
@@ -151,7 +153,7 @@ class Protector:
             side = min(side, *stored.shape[:2])  # smaller photos are seen as they are
         small = to_upright(shrink(stored, side), orientation)
         rgb = cv2.cvtColor(np.ascontiguousarray(small), cv2.COLOR_GRAY2RGB) if small.ndim == 2 else small  # (h, w, 3)
-        levels = self._whole(rgb) if self.engine.multiple else self._windowed(rgb)  # (h, w, 3)
+        levels = self._any_size(rgb) if self.engine.multiple else self._windowed(rgb, side)  # (h, w, 3)
         largest = max(float(levels.max()), -float(levels.min()))
         if largest < DEAD_LEVELS and self.engine.multiple and is_blank(rgb):
             raise PhotoRefused(
@@ -165,16 +167,22 @@ class Protector:
         native = enlarge(turned, (photo.header.height, photo.header.width), self.budget_levels)
         return cv2.merge([native] * 3) if neutral else native
 
-    def _whole(self, rgb: Pixels) -> Levels:
-        """Returns the (h, w, 3) levels of a network for any size, which sees the whole picture at once."""
+    def _any_size(self, rgb: Pixels) -> Levels:
+        """Returns the (h, w, 3) levels of a network for any size.
+
+        It sees a picture at once, unless that is a strip: a network's memory grows with what it sees, and a policy that
+        allows 65,500 pixels allows a strip of them.
+        """
         height, width = rgb.shape[:2]
-        picture = whole_picture(rgb, self.engine.multiple)  # (1, 3, h', w'), continued to what the network takes
-        levels = self.engine.perturb(picture, float(self.budget_levels))[0]  # (3, h', w')
+        picture = mirrored_to(rgb, self.engine.multiple)  # (h', w', 3)
+        if max(height, width) > LONGEST * min(height, width):
+            return self._windowed(picture, min(picture.shape[:2]))[:height, :width]
+        levels = self.engine.perturb(as_signed([picture]), float(self.budget_levels))[0]  # (3, h', w')
         return np.ascontiguousarray(levels[:, :height, :width].transpose(1, 2, 0))
 
-    def _windowed(self, rgb: Pixels) -> Levels:
-        """Returns the (h, w, 3) levels of a network for squares, blended from overlapping ones."""
-        windows = place_windows(rgb.shape[:2], self.engine.working_resolution, self.policy.window_overlap)
+    def _windowed(self, rgb: Pixels, side: int) -> Levels:
+        """Returns (h, w, 3) levels, blended from those of overlapping squares; the short side is `side`."""
+        windows = place_windows(rgb.shape[:2], side, self.policy.window_overlap)
         squares = self.engine.perturb(windows.cut(rgb), float(self.budget_levels))  # (N, 3, S, S)
         return windows.join(squares, rgb.shape[:2])
 

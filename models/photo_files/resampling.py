@@ -82,7 +82,7 @@ class Windows:
             picture[:, start : start + self.side] if self.horizontal else picture[start : start + self.side]
             for start in self.starts
         ]
-        return _signed([np.ascontiguousarray(part) for part in parts])  # (N, 3, S, S)
+        return as_signed([np.ascontiguousarray(part) for part in parts])  # (N, 3, S, S)
 
     def join(self, squares: Levels, shape: tuple[int, int]) -> Levels:
         """Blends (N, 3, S, S) squares into an (h, w, 3) picture; the weights sum to one, so a bound stays a bound."""
@@ -103,15 +103,14 @@ class Windows:
         return total / (along[:, None] if self.horizontal else along[:, None, None])
 
 
-def whole_picture(picture: Pixels, multiple: int) -> Levels:
-    """Returns an (h, w, 3) picture as (1, 3, h', w') float32 in [-1, 1], mirrored to sides that `multiple` divides."""
+def mirrored_to(picture: Pixels, multiple: int) -> Pixels:
+    """Continues an (h, w, 3) picture by its mirror image, right and below, to sides that `multiple` divides."""
     below, right = -picture.shape[0] % multiple, -picture.shape[1] % multiple
-    if below or right:
-        picture = cv2.copyMakeBorder(picture, 0, below, 0, right, cv2.BORDER_REFLECT)
-    return _signed([np.ascontiguousarray(picture)])
+    continued: Pixels = cv2.copyMakeBorder(picture, 0, below, 0, right, cv2.BORDER_REFLECT)
+    return continued
 
 
-def _signed(pictures: list[Pixels]) -> Levels:
+def as_signed(pictures: list[Pixels]) -> Levels:
     """Converts N (h, w, 3) uint8 pictures of equal sides to (N, 3, h, w) float32 in [-1, 1]."""
     signed: Levels = cv2.dnn.blobFromImages(pictures, 1 / 127.5, mean=(127.5, 127.5, 127.5))
     return signed

@@ -133,6 +133,26 @@ def test_a_photo_smaller_than_the_largest_side_is_seen_as_it_is(model: bytes, si
     assert np.abs(change - expected).max() <= 1 and (change != expected).mean() < 0.01
 
 
+def test_a_strip_goes_through_in_squares_that_cover_it(model: bytes) -> None:
+    """What the network sees at once is bounded, whatever the policy allows a photo's longest side to be."""
+    shapes: list[tuple[int, ...]] = []
+
+    class Watched(OnnxEngine):
+        def perturb(self, pictures: np.ndarray, budget_levels: float) -> np.ndarray:
+            shapes.extend(picture.shape for picture in pictures)
+            return super().perturb(pictures, budget_levels)
+
+    for size in ((1000, 50), (60, 900)):
+        shapes.clear()
+        picture = photograph(*size)
+        protected = Protector(Watched(model), ProtectionPolicy(), 6).protect(encoded(picture, "PNG"))
+        assert set(shapes) == {(3, 64, 64)} and len(shapes) > 15
+        change = np.abs(pixels_of(protected.data).astype(int) - np.asarray(picture).astype(int))
+        assert 0 < change.max() <= 6
+        along = change.mean(axis=(0, 2) if size[0] > size[1] else (1, 2))
+        assert along.min() > 0, "no column or row is left out"
+
+
 def test_a_blank_photo_is_held_back_and_stops_nothing(model: bytes) -> None:
     file = io.BytesIO()
     Image.new("RGB", (64, 64), (0, 0, 0)).save(file, "PNG")
