@@ -134,7 +134,7 @@ def test_a_photo_smaller_than_the_largest_side_is_seen_as_it_is(model: bytes, si
 
 
 def test_a_strip_goes_through_in_squares_that_cover_it(model: bytes) -> None:
-    """What the network sees at once is bounded, whatever the policy allows a photo's longest side to be."""
+    """A network's memory is bounded, whatever the policy allows a photo's longest side to be."""
     shapes: list[tuple[int, ...]] = []
 
     class Watched(OnnxEngine):
